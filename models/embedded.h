@@ -1,0 +1,16 @@
+// Files of the project that are compiled into the executable: the catalogue and the quickstart scenario.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+namespace poolsim {
+
+struct EmbeddedFile {
+  std::string_view path;  // below the project's root, such as "models/gpus/h100.json"
+  std::string_view text;
+};
+
+const std::vector<EmbeddedFile>& EmbeddedFiles();
+
+}  // namespace poolsim

@@ -1,0 +1,87 @@
+// The port through which requests come in: a sorted pull, one request at a time, so that memory does not grow with the trace.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sim/fields.h"
+#include "sim/ids.h"
+#include "sim/time.h"
+
+namespace poolsim {
+
+// One request as the workload states it. Lengths are in tokens, both at least 1.
+struct RequestSpec {
+  TimePs arrival = 0;  // since the start of the scenario; never decreases from one request to the next
+  std::int32_t model = 0;  // index into the names that the source was given or has found (see ModelNames)
+  std::int32_t prompt_tokens = 0;
+  std::int32_t output_tokens = 0;
+};
+
+// What a source counts while it runs; reported, never silent.
+struct SourceCounts {
+  std::int64_t rows_read = 0;
+  std::int64_t rows_skipped = 0;     // bad rows passed over because `on_bad_row` is "skip"
+  std::string first_skipped;         // place and reason of the first of them
+};
+
+// The models a trace talks about. Sources intern names in order of first appearance; `base` is the catalogue LLM that the trace itself
+// names, or empty.
+class ModelNames {
+ public:
+  struct Model {
+    std::string name;
+    std::string base;
+  };
+  // Index of `name`, which is added when new. A base given later for a known name must agree (false is returned when not).
+  std::int32_t Intern(std::string_view name, std::string_view base = {}, bool* base_agrees = nullptr);
+  const std::vector<Model>& models() const { return models_; }
+
+ private:
+  std::vector<Model> models_;
+  std::vector<std::int32_t> slots_;  // open addressing over models_, size a power of two
+};
+
+class RequestSource {
+ public:
+  virtual ~RequestSource() = default;
+  // The next request in order of arrival; false at the end. Throws InputError (file:line:column) on a bad row.
+  virtual bool Next(RequestSpec& out) = 0;
+  virtual const SourceCounts& counts() const = 0;
+  // Models seen so far (all of them, once Next has returned false; generators know theirs from the start).
+  virtual const ModelNames& names() const = 0;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Settings of `workload` in a scenario. Exactly one of `path` and `source` says where requests come from.
+struct WorkloadConfig {
+  std::string format = "auto";  // a registered trace format; auto: found from the header or first line
+  std::string path;             // trace file, plain, .gz or .zst; relative to the scenario's folder
+  std::string source;           // a registered generator, such as "poisson"
+  Json params = Json::object();  // the generator's own block
+  std::string model;            // model of a trace without a model column
+  Json assign;                  // {zipf: s, models: n}: deals rows without a model over n models, "model_0" the hottest
+  double from_s = 0;            // drop earlier rows; times are then counted from here
+  std::optional<double> to_s;   // drop rows at or after this
+  double rate_scale = 1;        // keeps (below 1) or repeats (above 1) rows at random, by row
+  double time_scale = 1;        // multiplies all arrival times
+  double reorder_s = 0;         // rows out of order by up to this are sorted in passing
+  std::string on_bad_row = "fail";  // fail | skip
+  void Describe(Fields& f);
+};
+
+struct SourceContext {
+  const WorkloadConfig* workload = nullptr;
+  std::string scenario_file;  // for messages
+  std::string base_dir;       // folder that relative paths start from
+  std::uint64_t seed = 1;
+};
+
+// Opens what `workload` describes: format found, decompressed, sliced, scaled, sorted. Throws InputError.
+// Defined in traces/open.cc (sim/ knows no format; only sim/cli/ calls this).
+std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context);
+
+}  // namespace poolsim

@@ -1,0 +1,9 @@
+// Catch2 2 and 3 under one name.
+#pragma once
+
+#ifdef POOLSIM_CATCH3
+#include <catch2/catch_all.hpp>
+using Catch::Approx;
+#else
+#include <catch2/catch.hpp>
+#endif
