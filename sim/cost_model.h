@@ -1,6 +1,7 @@
 // The port that prices what the engine executes. Prices are whole picoseconds, rounded once; from there on all arithmetic is integer.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>

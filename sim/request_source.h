@@ -15,7 +15,7 @@ namespace poolsim {
 
 // One request as the workload states it. Lengths are in tokens, both at least 1.
 struct RequestSpec {
-  TimePs arrival = 0;  // since the start of the scenario; never decreases from one request to the next
+  TimePs arrival = 0;      // since the start of the scenario; never decreases from one request to the next
   std::int32_t model = 0;  // index into the names that the source was given or has found (see ModelNames)
   std::int32_t prompt_tokens = 0;
   std::int32_t output_tokens = 0;
@@ -24,19 +24,20 @@ struct RequestSpec {
 // What a source counts while it runs; reported, never silent.
 struct SourceCounts {
   std::int64_t rows_read = 0;
-  std::int64_t rows_skipped = 0;     // bad rows passed over because `on_bad_row` is "skip"
-  std::string first_skipped;         // place and reason of the first of them
+  std::int64_t rows_skipped = 0;  // bad rows passed over because `on_bad_row` is "skip"
+  std::string first_skipped;      // place and reason of the first of them
 };
 
-// The models a trace talks about. Sources intern names in order of first appearance; `base` is the catalogue LLM that the trace itself
-// names, or empty.
+// The models a trace talks about. Sources intern names in order of first appearance; `base` is the catalogue LLM that the trace
+// itself names, or empty.
 class ModelNames {
  public:
   struct Model {
     std::string name;
     std::string base;
   };
-  // Index of `name`, which is added when new. A base given later for a known name must agree (false is returned when not).
+  // Index of `name`, which is added when new. A base given later for a known name must agree, ignoring case (*base_agrees says
+  // whether it does; an empty one always agrees). The first one stays: requests may have been handed out with it.
   std::int32_t Intern(std::string_view name, std::string_view base = {}, bool* base_agrees = nullptr);
   const std::vector<Model>& models() const { return models_; }
 
@@ -58,17 +59,17 @@ class RequestSource {
 // ---------------------------------------------------------------------------------------------------------------------
 // Settings of `workload` in a scenario. Exactly one of `path` and `source` says where requests come from.
 struct WorkloadConfig {
-  std::string format = "auto";  // a registered trace format; auto: found from the header or first line
-  std::string path;             // trace file, plain, .gz or .zst; relative to the scenario's folder
-  std::string source;           // a registered generator, such as "poisson"
-  Json params = Json::object();  // the generator's own block
-  std::string model;            // model of a trace without a model column
-  Json assign;                  // {zipf: s, models: n}: deals rows without a model over n models, "model_0" the hottest
-  double from_s = 0;            // drop earlier rows; times are then counted from here
-  std::optional<double> to_s;   // drop rows at or after this
-  double rate_scale = 1;        // keeps (below 1) or repeats (above 1) rows at random, by row
-  double time_scale = 1;        // multiplies all arrival times
-  double reorder_s = 0;         // rows out of order by up to this are sorted in passing
+  std::string format = "auto";      // a registered trace format; auto: found from the header or first line
+  std::string path;                 // trace file, plain, .gz or .zst; relative to the scenario's folder
+  std::string source;               // a registered generator, such as "poisson"
+  Json params = Json::object();     // the generator's own block, or the trace format's
+  std::string model;                // model of a trace without a model column
+  Json assign;                      // {zipf: s, models: n}: deals rows without a model over n models, "model_0000" the hottest
+  double from_s = 0;                // drop earlier rows; times are then counted from here
+  std::optional<double> to_s;       // drop rows at or after this; the trace is not read further
+  double rate_scale = 1;            // keeps (below 1) or repeats (above 1) rows at random, by row; generators scale their rates
+  double time_scale = 1;            // multiplies all arrival times, after slicing
+  double reorder_s = 0;             // rows out of order by up to this are sorted in passing
   std::string on_bad_row = "fail";  // fail | skip
   void Describe(Fields& f);
 };
@@ -80,8 +81,13 @@ struct SourceContext {
   std::uint64_t seed = 1;
 };
 
-// Opens what `workload` describes: format found, decompressed, sliced, scaled, sorted. Throws InputError.
-// Defined in traces/open.cc (sim/ knows no format; only sim/cli/ calls this).
+// Opens what `workload` describes: format found, decompressed, sorted, sliced, scaled. Throws InputError. `context.workload` must
+// live as long as the call only. traces/open.cc defines this and what follows (sim/ knows no format; only sim/cli/ calls them).
 std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context);
+
+// Rows for `poolsim list formats`: {name, kind: "trace" | "generator", help, example}, sorted by kind, then name.
+Json FormatListing();
+// JSON Schema of `workload.params` for a generator or trace format. InputError for an unknown name.
+Json SourceParamsSchema(const std::string& name);
 
 }  // namespace poolsim

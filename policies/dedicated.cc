@@ -1,0 +1,131 @@
+// Dedicated: every model has instances of its own, sized for its peak. What pooling is compared with.
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "policies/continuous_batching.h"
+#include "sim/errors.h"
+#include "sim/policy.h"
+#include "sim/rng.h"
+
+namespace poolsim {
+namespace {
+
+class Dedicated final : public Policy {
+ public:
+  struct Params : BatchingParams {
+    Json replicas = "auto";
+    double headroom = 0.85;
+    std::string routing = "two-choices";
+    std::int64_t prefill_replicas = 0;
+
+    void Describe(Fields& f) {
+      f.Any("replicas", replicas, "instances per model: a number, or \"auto\": the fewest that hold the forecast peak");
+      f.Real("headroom", headroom, "auto: share of an instance's greatest rate within the TBT target that the peak may take", 0.01, 1);
+      f.Choice("routing", routing, "among a model's instances: the less loaded of two drawn at random, the least loaded of all, or in turn",
+               {"two-choices", "least-loaded", "round-robin"});
+      f.Int("prefill_replicas", prefill_replicas, "instances per model that only prefill, beside `replicas` that then only decode; 0: all do both");
+      BatchingParams::Describe(f);
+    }
+  };
+
+  Dedicated(Params params, const PolicyContext& context) : params_(std::move(params)), batching_(params_), seed_(context.seed) {
+    if (params_.replicas.is_string() && params_.replicas != "auto") {
+      throw InputError(fmt::format("/policy/params/dedicated/replicas: found {}; expected a whole number above 0 or \"auto\"", params_.replicas.dump()));
+    }
+    if (!params_.replicas.is_string() && (!params_.replicas.is_number_integer() || params_.replicas.get<std::int64_t>() < 1)) {
+      throw InputError(fmt::format("/policy/params/dedicated/replicas: found {}; expected a whole number above 0 or \"auto\"", params_.replicas.dump()));
+    }
+  }
+
+  std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models, const PriceView& prices) override {
+    std::vector<InstanceFacts> plan;
+    prefill_.resize(models.size());
+    decode_.resize(models.size());
+    turn_.assign(models.size(), 0);
+    for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m) {
+      const int tp = models[m].tp > 0 ? models[m].tp : fleet.tp;
+      const std::int64_t replicas = params_.replicas.is_string() ? Replicas(models[m], m, tp, prices) : params_.replicas.get<std::int64_t>();
+      for (std::int64_t n = 0; n < params_.prefill_replicas + replicas; ++n) {
+        InstanceFacts f;
+        f.tp = tp;
+        f.models = {m};
+        f.resident = {m};
+        f.pinned = true;
+        const bool split = params_.prefill_replicas > 0;
+        f.role = !split ? Role::kBoth : n < params_.prefill_replicas ? Role::kPrefill : Role::kDecode;
+        if (f.role != Role::kDecode) prefill_[m].push_back(static_cast<InstanceId>(plan.size()));
+        if (f.role != Role::kPrefill) decode_[m].push_back(static_cast<InstanceId>(plan.size()));
+        plan.push_back(std::move(f));
+      }
+    }
+    batching_.Resize(plan.size());
+    return plan;
+  }
+
+  InstanceId RouteArrival(RequestId r, const ClusterView& view) override { return Choose(prefill_, r, view); }
+  InstanceId RouteHandover(RequestId r, const ClusterView& view) override { return Choose(decode_, r, view); }
+  void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override { batching_.OnQueued(r, i, view); }
+  void OnPreempted(RequestId r, InstanceId i, const ClusterView& view) override { batching_.OnPreempted(r, i, view); }
+  void OnRemoved(RequestId r, InstanceId i, const ClusterView&) override { batching_.OnRemoved(r, i); }
+  void Next(InstanceId i, const ClusterView& view, Grant& grant) override { batching_.Next(i, view, grant); }
+  bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override { return batching_.Preempts(r, i, view); }
+
+ private:
+  // The fewest instances that hold the forecast peak. With B requests of mean lengths in steady state and prefill first, a token takes
+  // step(B) + B x prefill / output on average, because every request's prefill stops the others once; that must stay within the TBT
+  // target, B must fit in KV memory, and B / (output x that) requests/s is then what an instance serves.
+  std::int64_t Replicas(const ModelFacts& model, ModelId m, int tp, const PriceView& prices) const {
+    const Forecast& f = model.forecast;
+    if (f.requests == 0) return 1;
+    const double prefill = static_cast<double>(
+        prices.Prefill(m, tp, 1, static_cast<std::int64_t>(f.mean_prompt), static_cast<std::int64_t>(f.mean_prompt * f.mean_prompt)));
+    const double context = f.mean_prompt + f.mean_output / 2;
+    const double longest = f.mean_prompt + f.mean_output;
+    const auto fits = std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(prices.KvCapacityTokens(m, tp, {m})) / longest));
+    double best = 0;  // requests/ps
+    for (std::int64_t batch = 1; batch <= std::min(params_.max_batch, fits); ++batch) {
+      const auto b = static_cast<double>(batch);
+      const double token = static_cast<double>(prices.DecodeStep(m, tp, batch, static_cast<std::int64_t>(b * context))) + b * prefill / f.mean_output;
+      if (token > static_cast<double>(model.tbt_slo) && batch > 1) break;
+      best = std::max(best, b / (f.mean_output * token));
+    }
+    const double replicas = std::ceil(f.peak_rate / (best * 1e12 * params_.headroom));
+    return std::max<std::int64_t>(1, static_cast<std::int64_t>(replicas));
+  }
+
+  InstanceId Choose(const std::vector<std::vector<InstanceId>>& by_model, RequestId r, const ClusterView& view) {
+    const RequestView v = view.request(r);
+    const std::vector<InstanceId>& all = by_model[v.model];
+    if (all.size() == 1) return all.front();
+    if (params_.routing == "round-robin") return all[turn_[v.model]++ % all.size()];
+    if (params_.routing == "least-loaded") {
+      return *std::min_element(all.begin(), all.end(),
+                               [this](InstanceId a, InstanceId b) { return batching_.outstanding(a) < batching_.outstanding(b); });
+    }
+    const std::uint64_t draw = HashAt(seed_, static_cast<std::uint64_t>(v.sequence));
+    const std::size_t first = (draw >> 32) % all.size();
+    const std::size_t second = (first + 1 + (draw & 0xffffffffu) % (all.size() - 1)) % all.size();
+    return batching_.outstanding(all[second]) < batching_.outstanding(all[first]) ? all[second] : all[first];
+  }
+
+  Params params_;
+  ContinuousBatching batching_;
+  std::uint64_t seed_;
+  std::vector<std::vector<InstanceId>> prefill_;  // by model
+  std::vector<std::vector<InstanceId>> decode_;
+  std::vector<std::size_t> turn_;
+};
+
+PolicyEntry Entry() {
+  PolicyEntry entry = MakePolicyEntry<Dedicated>("dedicated", "instances of its own for every model, sized for its peak; continuous batching");
+  entry.owns_fleet = true;
+  entry.needs_forecast = true;
+  return entry;
+}
+
+const Register<PolicyEntry> kRegistered{Entry()};
+
+}  // namespace
+}  // namespace poolsim

@@ -1,0 +1,143 @@
+// Request-level auto-scaling (ServerlessLLM, OSDI 2024, as the authors of Aegaeon simulate it): an instance serves one model at a time and
+// changes it only when no request of that model is left ahead of the next one.
+//
+// Routing looks at each instance's tail: the model of the last request in its queue (of the loaded model when the queue is empty) and how many
+// requests of it end the queue. While instances with the request's model as tail have a free slot, the one with the fewest takes it.
+// Otherwise a new model takes an instance that has neither queue nor model, else the least recently used one: the
+// instance with another tail whose last step ended longest ago. When all tails are of the model, the fewest again.
+#include <algorithm>
+#include <deque>
+
+#include "sim/policy.h"
+
+namespace poolsim {
+namespace {
+
+class ServerlessLlm final : public Policy {
+ public:
+  struct Params {
+    std::int64_t slots = 4;
+    double lru_resolution_ms = 0;
+
+    void Describe(Fields& f) {
+      f.Int("slots", slots, "requests of one model that an instance takes before another instance is started", 1, 65536);
+      f.Real("lru_resolution_ms", lru_resolution_ms, "last uses are compared in whole units of this many ms, rounded down; 0: exactly", 0, 1e6);
+    }
+  };
+
+  ServerlessLlm(Params params, const PolicyContext&)
+      : params_(params), resolution_(std::max<TimePs>(1, PsFromSeconds(params.lru_resolution_ms * 1e-3))) {}
+
+  std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>&, const PriceView&) override {
+    std::vector<InstanceFacts> plan(static_cast<std::size_t>(fleet.gpus / fleet.tp));
+    for (InstanceFacts& f : plan) f.tp = fleet.tp;
+    queues_.resize(plan.size());
+    return plan;
+  }
+
+  InstanceId RouteArrival(RequestId r, const ClusterView& view) override {
+    const ModelId model = view.request(r).model;
+    const auto count = static_cast<InstanceId>(queues_.size());
+    std::int64_t free_slots = 0;
+    InstanceId fewest = kNone, unused = kNone, oldest = kNone;
+    std::int64_t fewest_count = 0;
+    TimePs oldest_use = 0;
+    for (InstanceId i = 0; i < count; ++i) {
+      const ModelId tail = Tail(i, view);
+      if (tail == model) {
+        const std::int64_t n = TailCount(i, view);
+        free_slots += std::max<std::int64_t>(0, params_.slots - n);
+        if (fewest == kNone || n < fewest_count) {
+          fewest = i;
+          fewest_count = n;
+        }
+        continue;
+      }
+      if (tail == kNone && unused == kNone) unused = i;
+      const TimePs use = view.last_step_end(i) / resolution_;
+      if (oldest == kNone || use < oldest_use) {
+        oldest = i;
+        oldest_use = use;
+      }
+    }
+    if (free_slots > 0) return fewest;
+    if (unused != kNone) return unused;
+    return oldest != kNone ? oldest : fewest;
+  }
+
+  void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
+    if (view.request(r).generated == 0) queues_[i].push_back(r);  // else swapped out for want of memory: it has kept its place
+  }
+  void OnPreempted(RequestId, InstanceId, const ClusterView&) override {}  // it keeps its place in the queue
+  void OnRemoved(RequestId r, InstanceId i, const ClusterView&) override {
+    std::deque<RequestId>& q = queues_[i];
+    q.erase(std::find(q.begin(), q.end(), r));
+  }
+
+  // Whether r belongs to the run of requests that is being served.
+  bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override {
+    const ModelId model = view.request(queues_[i].front()).model;
+    for (const RequestId q : queues_[i]) {
+      if (view.request(q).model != model) return false;
+      if (q == r) return true;
+    }
+    return false;
+  }
+
+  void Next(InstanceId i, const ClusterView& view, Grant& grant) override {
+    const std::deque<RequestId>& q = queues_[i];
+    if (q.empty()) return;
+    const ModelId model = view.request(q.front()).model;
+    if (view.loaded(i) != model) {
+      grant.kind = Grant::Kind::kSwitch;
+      grant.model = model;
+      grant.drop.push_back(0);
+      return;
+    }
+    // The run of requests of the front's model, as far as KV memory allows.
+    std::int64_t free = view.kv_free_tokens(i, model);
+    bool decode = view.batch(i, 0).size > 0;
+    for (const RequestId r : q) {
+      const RequestView v = view.request(r);
+      if (v.model != model) break;
+      if (v.kv == KvPlace::kNowhere) {
+        const std::int64_t need = view.kv_rounded_tokens(v.context() + 1);
+        if (need > free) break;
+        free -= need;
+        grant.requests.push_back(r);
+      } else if (v.kv == KvPlace::kHost) {
+        grant.joins.push_back({r, 0});
+        decode = true;
+      }
+    }
+    if (!grant.requests.empty()) {
+      grant.kind = Grant::Kind::kPrefill;
+    } else if (decode) {
+      grant.kind = Grant::Kind::kDecode;
+      grant.batches.push_back(0);
+    }
+  }
+
+ private:
+  ModelId Tail(InstanceId i, const ClusterView& view) const {
+    return queues_[i].empty() ? view.loaded(i) : view.request(queues_[i].back()).model;
+  }
+  std::int64_t TailCount(InstanceId i, const ClusterView& view) const {
+    const std::deque<RequestId>& q = queues_[i];
+    if (q.empty()) return 0;
+    const ModelId model = view.request(q.back()).model;
+    std::int64_t n = 0;
+    for (auto at = q.rbegin(); at != q.rend() && view.request(*at).model == model; ++at) ++n;
+    return n;
+  }
+
+  Params params_;
+  TimePs resolution_;
+  std::vector<std::deque<RequestId>> queues_;
+};
+
+const Register<PolicyEntry> kRegistered{
+    MakePolicyEntry<ServerlessLlm>("serverless-llm", "request-level auto-scaling: first come first served, the least recently used instance changes model")};
+
+}  // namespace
+}  // namespace poolsim

@@ -1,0 +1,158 @@
+// ServerlessLLM+ (the Aegaeon paper's stronger baseline): request-level auto-scaling with an oracle. Groups of at most `slots` requests of one model
+// queue at an instance; the group whose first request has the shortest remaining time goes next.
+//
+// By default a group runs to its end, as request-level scaling means. With `preemptive` the order is looked at anew whenever a request arrives
+// and the running group may be sent back, its KV thrown away: what the authors' simulator does, which thrashes past saturation.
+#include <algorithm>
+
+#include "sim/policy.h"
+
+namespace poolsim {
+namespace {
+
+class ServerlessLlmPlus final : public Policy {
+ public:
+  struct Params {
+    std::int64_t slots = 4;
+    bool preemptive = false;
+
+    void Describe(Fields& f) {
+      f.Int("slots", slots, "most requests of one group", 1, 65536);
+      f.Bool("preemptive", preemptive, "an arrival may send the running group back, its KV thrown away; a prefill then counts as all that remains");
+    }
+  };
+
+  ServerlessLlmPlus(Params params, const PolicyContext& context) : params_(params), oracle_(context.oracle) {}
+
+  std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>&, const PriceView&) override {
+    std::vector<InstanceFacts> plan(static_cast<std::size_t>(fleet.gpus / fleet.tp));
+    for (InstanceFacts& f : plan) f.tp = fleet.tp;
+    queues_.resize(plan.size());
+    tp_ = fleet.tp;
+    return plan;
+  }
+
+  // A group of the model with a free slot, on any instance; else a new group where there are fewest.
+  InstanceId RouteArrival(RequestId r, const ClusterView& view) override {
+    const ModelId model = view.request(r).model;
+    std::size_t fewest = 0;
+    for (std::size_t i = 0; i < queues_.size(); ++i) {
+      for (const Group& g : queues_[i].groups) {
+        if (HasRoom(g, model)) return static_cast<InstanceId>(i);
+      }
+      if (queues_[i].groups.size() < queues_[fewest].groups.size()) fewest = i;
+    }
+    return static_cast<InstanceId>(fewest);
+  }
+
+  void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
+    const RequestView v = view.request(r);
+    if (v.generated > 0) return;  // swapped out for want of memory: it has kept its place
+    for (Group& g : queues_[i].groups) {
+      if (!HasRoom(g, v.model)) continue;
+      g.requests.push_back(r);
+      return;
+    }
+    queues_[i].groups.push_back({v.model, {r}});
+  }
+  void OnPreempted(RequestId, InstanceId, const ClusterView&) override {}  // it keeps its place
+  void OnRemoved(RequestId r, InstanceId i, const ClusterView&) override {
+    std::vector<Group>& groups = queues_[i].groups;
+    for (std::size_t n = 0; n < groups.size(); ++n) {
+      const auto at = std::find(groups[n].requests.begin(), groups[n].requests.end(), r);
+      if (at == groups[n].requests.end()) continue;
+      groups[n].requests.erase(at);
+      if (groups[n].requests.empty()) {
+        groups.erase(groups.begin() + static_cast<std::ptrdiff_t>(n));
+        if (n == 0) queues_[i].running = false;
+      }
+      return;
+    }
+  }
+
+  bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override {
+    if (params_.preemptive) return true;
+    const Group& front = queues_[i].groups.front();
+    return view.request(r).model == front.model && std::find(front.requests.begin(), front.requests.end(), r) != front.requests.end();
+  }
+
+  void Next(InstanceId i, const ClusterView& view, Grant& grant) override {
+    Queue& q = queues_[i];
+    if (q.groups.empty()) return;
+    if (!q.running || params_.preemptive) {
+      const Group* before = &q.groups.front();
+      const RequestId first = before->requests.front();
+      std::stable_sort(q.groups.begin(), q.groups.end(), [&](const Group& a, const Group& b) { return Remaining(a, view) < Remaining(b, view); });
+      if (q.running && q.groups.front().requests.front() != first) grant.drop.push_back(0);
+      q.running = true;
+    }
+    const Group& g = q.groups.front();
+    if (view.loaded(i) != g.model) {
+      grant.kind = Grant::Kind::kSwitch;
+      grant.model = g.model;
+      if (grant.drop.empty()) grant.drop.push_back(0);
+      return;
+    }
+    std::int64_t free = view.kv_free_tokens(i, g.model);
+    bool decode = grant.drop.empty() && view.batch(i, 0).size > 0;
+    for (const RequestId r : g.requests) {
+      const RequestView v = view.request(r);
+      if (v.kv == KvPlace::kNowhere) {
+        const std::int64_t need = view.kv_rounded_tokens(v.context() + 1);
+        if (need > free) break;
+        free -= need;
+        grant.requests.push_back(r);
+      } else if (v.kv == KvPlace::kHost) {
+        grant.joins.push_back({r, 0});
+        decode = true;
+      }
+    }
+    if (!grant.requests.empty()) {
+      grant.kind = Grant::Kind::kPrefill;
+    } else if (decode) {
+      grant.kind = Grant::Kind::kDecode;
+      grant.batches.push_back(0);
+    }
+  }
+
+ private:
+  struct Group {
+    ModelId model = kNone;
+    std::vector<RequestId> requests;
+  };
+  struct Queue {
+    std::vector<Group> groups;  // the first one runs
+    bool running = false;
+  };
+
+  bool HasRoom(const Group& g, ModelId model) const {
+    return g.model == model && static_cast<std::int64_t>(g.requests.size()) < params_.slots;
+  }
+
+  // Time that a group's first request still needs when it runs alone.
+  TimePs Remaining(const Group& g, const ClusterView& view) const {
+    const RequestId r = g.requests.front();
+    const RequestView v = view.request(r);
+    const std::int64_t tokens = v.context();
+    const TimePs prefill = v.kv == KvPlace::kNowhere ? view.prices().Prefill(g.model, tp_, 1, tokens, tokens * tokens) : 0;
+    if (prefill > 0 && params_.preemptive) return prefill;
+    return prefill + (oracle_->output_tokens(r) - v.generated) * view.prices().DecodeStep(g.model, tp_, 1, tokens);
+  }
+
+  Params params_;
+  const Oracle* oracle_;
+  int tp_ = 1;
+  std::vector<Queue> queues_;
+};
+
+PolicyEntry Entry() {
+  PolicyEntry entry =
+      MakePolicyEntry<ServerlessLlmPlus>("serverless-llm-plus", "request-level auto-scaling, shortest remaining time first; knows output lengths");
+  entry.oracle = true;
+  return entry;
+}
+
+const Register<PolicyEntry> kRegistered{Entry()};
+
+}  // namespace
+}  // namespace poolsim

@@ -1,0 +1,97 @@
+// A decode batch: requests of one model on one instance that step together.
+//
+// A batch costs O(log B) when a request joins or leaves and O(1) per run of steps, whatever the number of tokens. That rests on three facts:
+//   - after step n of the batch, a member has generated n + generated_offset tokens, so finishing is a heap of step numbers;
+//   - the deadline of the token that a member gets in step n is key + n x TBT target with a key that never changes, so the order by
+//     slack is constant and one heap tells whether anyone is late at all;
+//   - while a step takes at most the TBT target, nobody's slack shrinks.
+// Members that have ever been late ("dirty") are looked at one by one; in a run, each costs a binary search over its steps.
+//
+// INVARIANTS: stepping requests have r.stepping, r.batch == number, stepping[r.position] == r; the same for incoming with !r.stepping;
+// context == sum over stepping of (steps + context_offset); every clean stepping member has exactly one valid entry in `clean_`.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "sim/metrics.h"
+#include "sim/request.h"
+#include "sim/series.h"
+
+namespace poolsim {
+
+// Told of every token, for tests: tokens `first`, `first` + gap, ... of request `sequence`.
+class TokenObserver {
+ public:
+  virtual ~TokenObserver() = default;
+  // count tokens at first, then after gaps gap, gap + slope, gap + 2 slope, ...
+  virtual void OnTokens(std::int64_t sequence, TimePs first, TimePs gap, TimePs slope, std::int64_t count) = 0;
+};
+
+class Batch {
+ public:
+  // REQUIRES block_tokens >= 1. The batch must be empty.
+  void Reset(std::int32_t number, InstanceId instance, int label, ModelId model, std::int64_t block_tokens);
+
+  std::int32_t number = kNone;
+  InstanceId instance = kNone;
+  int label = 0;
+  ModelId model = kNone;
+
+  std::vector<RequestId> stepping;  // KV on the GPU (or, when the batch is evicted, leaving with it)
+  std::vector<RequestId> incoming;  // members whose KV is not on the GPU yet
+
+  std::int64_t size() const { return static_cast<std::int64_t>(stepping.size()); }
+  std::int64_t members() const { return static_cast<std::int64_t>(stepping.size() + incoming.size()); }
+  std::int64_t steps() const { return steps_; }
+  std::int64_t context() const { return context_; }  // of the stepping members
+  // KV blocks of the stepping members after `more` further steps. O(block_tokens).
+  std::int64_t Blocks(std::int64_t more = 0) const;
+  // Steps until the next member finishes. REQUIRES size() > 0.
+  std::int64_t StepsToFinish(const RequestTable& requests);
+
+  void AddIncoming(RequestId id, RequestTable& requests);
+  // Moves a member that is in neither list, or in incoming, to stepping. Its KV blocks are the batch's from now on.
+  void Join(RequestId id, RequestTable& requests, const Targets& targets);
+  // Takes a member out and settles what it has generated; r.blocks is set to what it holds.
+  void Leave(RequestId id, RequestTable& requests);
+
+  // `count` steps: the first token at `first`, then after gaps gap, gap + slope, ...
+  void Account(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics,
+               TokenObserver* observer);
+
+  // A member that has just made its last step, or kNone. Call until kNone after Account.
+  RequestId PopFinished(const RequestTable& requests);
+
+  std::int64_t Generated(const Request& r) const { return r.stepping ? steps_ + r.generated_offset : r.generated; }
+
+ private:
+  struct Entry {
+    std::int64_t key;
+    std::uint32_t stamp;
+    RequestId id;
+  };
+  // Min-heaps with lazy deletion: an entry counts only while the request's stamp is the one it was made with.
+  static void Push(std::vector<Entry>& heap, Entry entry);
+  static void Pop(std::vector<Entry>& heap);
+  bool Valid(const Entry& e, const RequestTable& requests) const { return requests[e.id].stamp == e.stamp; }
+  void AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics,
+                    TokenObserver* observer);
+
+  std::int64_t steps_ = 0;
+  std::int64_t context_ = 0;
+  std::int64_t measured_ = 0;        // measured members among stepping
+  TimePs last_end_ = 0;              // when the last step ended
+  std::int64_t slow_step_ = -1;      // members that joined before this step count have seen a gap above the target
+  std::int64_t block_tokens_ = 1;
+  std::vector<std::int64_t> phase_;  // members by context_offset mod block_tokens
+  std::int64_t offset_sum_ = 0;      // sum of context_offset
+  std::vector<Entry> finish_;
+  std::vector<Entry> clean_;
+  std::vector<RequestId> dirty_;     // may hold stale ids; stamps beside
+  std::vector<std::uint32_t> dirty_stamps_;
+  std::vector<RequestId> fresh_;     // joined since the last step; stamps beside
+  std::vector<std::uint32_t> fresh_stamps_;
+};
+
+}  // namespace poolsim

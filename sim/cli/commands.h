@@ -1,0 +1,63 @@
+// The command line: what every command adds to it, and what it does.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "sim/report.h"
+#include "sim/scenario.h"
+#include "sim/simulation.h"
+
+namespace poolsim {
+
+// What was typed, and the command that was chosen.
+struct Invocation {
+  std::string command_line;  // quoted as for a shell, the program's name without its folder
+  std::function<void()> action;
+};
+
+void AddRunCommand(CLI::App& app, Invocation& invocation);
+void AddCompareCommand(CLI::App& app, Invocation& invocation);
+void AddListCommand(CLI::App& app, Invocation& invocation);
+void AddSchemaCommand(CLI::App& app, Invocation& invocation);
+
+// The program but for main(): parses, runs the chosen command, returns the exit code (0; 2 for bad input).
+int RunCommandLine(int argc, char** argv);
+
+// What `run` and `compare` have in common.
+struct SimulationOptions {
+  std::string scenario;
+  std::vector<std::string> set;
+  std::string out;
+  int threads = 1;
+  bool check = false;
+  bool quiet = false;
+  bool json = false;
+};
+// Adds SCENARIO and the options; `options` must outlive the parse.
+void AddSimulationOptions(CLI::App& command, SimulationOptions& options);
+// The scenario file, with --set applied. Where there is no file of that name, "quickstart" is the scenario inside the executable.
+Scenario LoadScenarioArgument(const SimulationOptions& options);
+Provenance ProvenanceOf(const SimulationOptions& options, const Invocation& invocation);
+std::string Version();
+
+// requests.csv as it comes.
+class RequestRows {
+ public:
+  // Nothing unless there is a folder and the scenario asks for rows.
+  RequestRows(ResultsFolder* folder, const Scenario& scenario, const std::string& name);
+  std::function<void(const std::string&)> Sink();
+  void Finish();
+  void Drop();
+
+ private:
+  ResultsFolder* folder_;
+  std::string name_;
+  std::unique_ptr<ResultsFolder::File> file_;
+};
+
+}  // namespace poolsim

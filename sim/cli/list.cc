@@ -1,0 +1,155 @@
+#include <functional>
+#include <utility>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "sim/cli/commands.h"
+#include "sim/cli/table.h"
+#include "sim/cost_model.h"
+#include "sim/errors.h"
+#include "sim/policy.h"
+
+namespace poolsim {
+namespace {
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  poolsim list policies            how GPUs may be shared, and the parameters of each way\n"
+    "  poolsim list formats             traces that can be read, and generators\n"
+    "  poolsim list llms\n"
+    "  poolsim list gpus --json | jq '.[].name'";
+
+Json PolicyListing() {
+  Json rows = Json::array();
+  for (const PolicyEntry& entry : Registry<PolicyEntry>::Get().entries()) {
+    rows.push_back(Json{{"name", entry.name}, {"help", entry.help}, {"oracle", entry.oracle}, {"owns_fleet", entry.owns_fleet},
+                        {"params", entry.schema()["properties"]}});
+  }
+  return rows;
+}
+
+std::string Text(const Json& value) {
+  if (value.is_null()) return "-";
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_array()) {
+    std::vector<std::string> items;
+    for (const Json& item : value) items.push_back(Text(item));
+    return fmt::format("{}", fmt::join(items, ", "));
+  }
+  if (value.is_number_float()) return fmt::format("{}", value.get<double>());
+  return value.dump();
+}
+
+std::string Default(const Json& property) {
+  if (!property.contains("default")) return "-";
+  const std::string text = property["default"].is_string() ? property["default"].get<std::string>() : property["default"].dump();
+  return text.empty() ? "\"\"" : text == "null" ? "not set" : text;
+}
+
+std::string ParameterHelp(const Json& property) {
+  std::string help = property.value("description", std::string());
+  if (property.contains("enum")) help += fmt::format(" [{}]", Text(property["enum"]));
+  return help;
+}
+
+void PrintPolicies(const Json& rows, const Style& style) {
+  for (const Json& row : rows) {
+    const std::string name = row["name"].get<std::string>();
+    const std::string notes = row["oracle"].get<bool>() ? " (an oracle: it is told how long answers will be)" : "";
+    fmt::print("{}{}\n  {}\n", style.Bold(name), notes, Wrap(row["help"].get<std::string>(), kPageWidth, 2, 2));
+    if (!row["params"].empty()) {
+      Table table({{"parameter", Align::kLeft, ""}, {"default", Align::kLeft, ""}, {"", Align::kLeft, "", true}});
+      for (const auto& [key, property] : row["params"].items()) table.Row({key, Default(property), ParameterHelp(property)});
+      fmt::print("\n{}", table.Text(Style{}, 4));
+    }
+    fmt::print("\n");
+  }
+  fmt::print("Parameters are set as in --set policy.params.{}.KEY=VALUE\n", rows.empty() ? "NAME" : rows.back()["name"].get<std::string>());
+}
+
+void PrintFormats(const Json& rows, const Style& style) {
+  Table table({{"name", Align::kLeft, ""}, {"kind", Align::kLeft, ""}, {"what it is", Align::kLeft, "", true}});
+  for (const Json& row : rows) table.Row({Text(row["name"]), Text(row["kind"]), Text(row["help"])});
+  fmt::print("{}\n", table.Text(style));
+  fmt::print("{}\n", style.Bold("A scenario's workload, for each:"));
+  for (const Json& row : rows) {
+    fmt::print("  {:<14}{}\n", Text(row["name"]), Wrap(row["example"].is_string() ? Text(row["example"]) : row["example"].dump(), kPageWidth, 16, 16));
+  }
+  fmt::print("\nTraces may be plain, .gz or .zst; their format is found by itself.\n");
+}
+
+void PrintGpus(const Json& rows, const Style& style) {
+  Table table({{"name", Align::kLeft, ""}, {"GB", Align::kRight, "memory"}, {"GB/s", Align::kRight, "HBM"}, {"TFLOP/s", Align::kRight, "BF16"},
+               {"GB/s", Align::kRight, "NVLink"}, {"GB/s", Align::kRight, "PCIe"}, {"also known as", Align::kLeft, "", true}});
+  for (const Json& row : rows) {
+    table.Row({Text(row["name"]), Number(row["memory_gb"]), Number(row["hbm_gb_per_s"]), Number(row["bf16_tflops"]),
+               Number(row["nvlink_gb_per_s"]), Number(row["pcie_gb_per_s"]), Text(row["aliases"])});
+  }
+  fmt::print("{}", table.Text(style));
+}
+
+void PrintLlms(const Json& rows, const Style& style) {
+  Table table({{"name", Align::kLeft, ""}, {"parameters", Align::kRight, ""}, {"weights", Align::kRight, ""}, {"KV a token", Align::kRight, ""},
+               {"context", Align::kRight, ""}, {"also known as", Align::kLeft, "", true}});
+  for (const Json& row : rows) {
+    table.Row({Text(row["name"]), fmt::format("{:.2f} B", row["parameters"].get<double>() / 1e9), fmt::format("{:.1f} GB", row["weights_gb"].get<double>()),
+               ByteSize(row["kv_bytes_per_token"]), Count(row["context"]), Text(row["aliases"])});
+  }
+  fmt::print("{}", table.Text(style));
+}
+
+struct Listing {
+  const char* name;
+  Json (*rows)();
+  void (*print)(const Json& rows, const Style& style);
+};
+constexpr Listing kListings[] = {
+    {"policies", PolicyListing, PrintPolicies},
+    {"formats", FormatListing, PrintFormats},
+    {"gpus", GpuListing, PrintGpus},
+    {"llms", LlmListing, PrintLlms},
+};
+
+struct Options {
+  std::string what;
+  bool json = false;
+};
+
+void List(const Options& options) {
+  std::vector<std::string> known;
+  for (const Listing& listing : kListings) {
+    known.emplace_back(listing.name);
+    if (options.what != listing.name) continue;
+    const Json rows = listing.rows();
+    if (options.json) {
+      fmt::print("{}", FileText(rows));
+    } else {
+      listing.print(rows, StyleFor(STDOUT_FILENO));
+    }
+    return;
+  }
+  throw InputError("list: " + UnknownName("list", options.what, known));
+}
+
+}  // namespace
+
+void AddListCommand(CLI::App& app, Invocation& invocation) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("list", "what there is: policies, formats, gpus or llms");
+  command->add_option("WHAT", options->what, "policies, formats, gpus or llms")->required()->type_name("");
+  command->add_flag("--json", options->json, "print JSON");
+  command->footer(kExamples);
+  command->callback([options, &invocation] { invocation.action = [options] { List(*options); }; });
+}
+
+void AddSchemaCommand(CLI::App& app, Invocation& invocation) {
+  CLI::App* command = app.add_subcommand("schema", "print the JSON Schema of scenarios: every setting, its default, what it means");
+  command->footer(
+      "Examples:\n"
+      "  poolsim schema > poolsim.schema.json     then \"$schema\" makes editors complete scenarios\n"
+      "  poolsim schema | jq .properties.workload");
+  command->callback([&invocation] { invocation.action = [] { fmt::print("{}", FileText(ScenarioSchema())); }; });
+}
+
+}  // namespace poolsim

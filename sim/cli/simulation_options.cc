@@ -1,0 +1,58 @@
+#include <filesystem>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "models/embedded.h"
+#include "sim/cli/commands.h"
+#include "sim/errors.h"
+
+namespace poolsim {
+
+void AddSimulationOptions(CLI::App& command, SimulationOptions& options) {
+  options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  command.add_option("SCENARIO", options.scenario, "scenario file (JSON), or \"quickstart\" for the built-in one")->required()->type_name("");
+  command.add_option("--set", options.set, "change one setting, as in fleet.gpus=32; may be given often")
+      ->allow_extra_args(false)
+      ->type_name("PATH=VALUE");
+  command.add_option("--out", options.out, "folder for the results; without it nothing is written")->type_name("DIR");
+  command.add_option("--threads", options.threads, "most threads; never changes results (default: one per core)")
+      ->check(CLI::Range(1, 1024).description(""))
+      ->type_name("N");
+  command.add_flag("--check", options.check, "check the books at every event (slower)");
+  command.add_flag("--quiet", options.quiet, "no progress on stderr");
+  command.add_flag("--json", options.json, "print JSON instead of a report");
+}
+
+Scenario LoadScenarioArgument(const SimulationOptions& options) {
+  std::error_code error;
+  if (options.scenario == "quickstart" && !std::filesystem::is_regular_file(options.scenario, error)) {
+    for (const EmbeddedFile& file : EmbeddedFiles()) {
+      if (file.path == "results/quickstart/scenario.json") return ParseScenario(std::string(file.text), "quickstart", "", options.set);
+    }
+  }
+  return LoadScenario(options.scenario, options.set);
+}
+
+RequestRows::RequestRows(ResultsFolder* folder, const Scenario& scenario, const std::string& name) : folder_(folder), name_(name) {
+  if (folder == nullptr || !scenario.output.requests) return;
+  file_ = folder->Open(name);
+  file_->Write(RequestRowHeader());
+}
+
+std::function<void(const std::string&)> RequestRows::Sink() {
+  if (!file_) return nullptr;
+  return [this](const std::string& row) { file_->Write(row); };
+}
+
+void RequestRows::Finish() {
+  if (file_) file_->Close();
+}
+
+void RequestRows::Drop() {
+  if (!file_) return;
+  file_.reset();
+  folder_->Drop(name_);
+}
+
+}  // namespace poolsim

@@ -1,0 +1,208 @@
+#include "sim/cli/text_report.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "sim/policy.h"
+#include "sim/report.h"
+
+namespace poolsim {
+namespace {
+
+constexpr std::size_t kLabel = 16;  // where the values of the report start
+
+std::string Line(const Style& style, const std::string& label, const std::string& text) {
+  const std::string start = "  " + label + std::string(kLabel - 2 - std::min(kLabel - 3, label.size()), ' ');
+  return style.Dim(start) + Wrap(text, kPageWidth, kLabel, kLabel) + "\n";
+}
+
+std::string Plural(std::int64_t count, const std::string& noun) {
+  return fmt::format("{} {}{}", Count(count), noun, count == 1 ? "" : "s");
+}
+
+std::string Fleet(const Scenario& scenario, const RunResult& result) {
+  std::vector<std::string> kinds;
+  for (const PoolConfig& pool : scenario.Pools()) {
+    if (std::find(kinds.begin(), kinds.end(), pool.fleet.gpu) == kinds.end()) kinds.push_back(pool.fleet.gpu);
+  }
+  const std::string pools = scenario.pools.size() > 1 ? fmt::format(" in {} pools", scenario.pools.size()) : "";
+  return fmt::format("{} x {}{}", Count(result.gpus), fmt::join(kinds, " / "), pools);
+}
+
+std::string Title(const std::string& command, const Scenario& scenario) {
+  return fmt::format("{} {}", command, scenario.name.empty() ? scenario.file : scenario.name);
+}
+
+std::string Workload(const WorkloadFacts& facts) {
+  return fmt::format("{} to {} over {}", Plural(facts.requests, "request"),
+                     Plural(static_cast<std::int64_t>(facts.names.models().size()), "model"), Duration(ToSeconds(facts.last_arrival)));
+}
+
+std::string RequestsText(const RunResult& result) {
+  const ModelMetrics& m = result.total;
+  const auto count = [&m](Outcome outcome) { return m.outcomes[static_cast<std::size_t>(outcome)]; };
+  std::string text = fmt::format("{} finished, {} failed", Count(count(Outcome::kFinished)), Count(FailedRequests(m)));
+  std::vector<std::string> reasons;
+  for (const Outcome why : {Outcome::kTimeout, Outcome::kKvPrompt, Outcome::kKvGrowth}) {
+    if (count(why) > 0) reasons.push_back(fmt::format("{} {}", Count(count(why)), OutcomeName(why)));
+  }
+  if (!reasons.empty()) text += fmt::format(" ({})", fmt::join(reasons, ", "));
+  if (count(Outcome::kPending) > 0) text += fmt::format(", {} unfinished", Count(count(Outcome::kPending)));
+  if (result.requests > m.requests) text += fmt::format("; {} more in the warm-up, not counted", Count(result.requests - m.requests));
+  return text;
+}
+
+// One letter per 2 % of the GPU-time owned.
+std::string UtilisationBar(const Utilisation& u) {
+  constexpr double kCells = 50;
+  std::string bar;
+  double sum = 0;
+  const auto fill = [&](double share, char letter) {
+    sum += share;
+    bar.resize(static_cast<std::size_t>(std::lround(std::clamp(sum, 0.0, 1.0) * kCells)), letter);
+  };
+  fill(u.prefill, 'P');
+  fill(u.decode, 'D');
+  fill(u.switching, 'S');
+  fill(u.kv_copy, 'K');
+  bar.resize(static_cast<std::size_t>(kCells), '.');
+  return bar;
+}
+
+std::string LatencyTable(const ModelMetrics& m, const Style& style) {
+  std::vector<Column> columns = {{"latency", Align::kLeft, ""}};
+  for (const char* title : {"mean", "p50", "p90", "p99", "max"}) columns.push_back({title, Align::kRight, ""});
+  Table table(std::move(columns));
+  const auto row = [&table](const char* name, const Histogram& h) {
+    if (h.count() == 0) return table.Remark(name, "-");
+    table.Row({name, Duration(h.MeanSeconds()), Duration(ToSeconds(h.Quantile(0.5))), Duration(ToSeconds(h.Quantile(0.9))),
+               Duration(ToSeconds(h.Quantile(0.99))), Duration(ToSeconds(h.max()))});
+  };
+  row("TTFT, to the first token", m.ttft);
+  row("TBT, between tokens", m.tbt);
+  row("TPOT, mean per request", m.tpot);
+  row("E2E, to the last token", m.e2e);
+  return table.Text(style, 2);
+}
+
+std::string Skipped(const WorkloadFacts& facts, const Style& style) {
+  if (facts.counts.rows_skipped == 0) return "";
+  return Line(style, "skipped", fmt::format("{}; the first: {}", Plural(facts.counts.rows_skipped, "bad row"), facts.counts.first_skipped));
+}
+
+// Latencies of one row in the unit of its column, four characters wide or so.
+std::string SecondsCell(const Histogram& h, double q) { return h.count() == 0 ? "-" : Number(ToSeconds(h.Quantile(q))); }
+
+void CompareRow(const Scenario& scenario, const RunResult& r, Table& table) {
+  if (!r.feasible) return table.Remark(r.policy, "infeasible: " + r.reason);
+  const ModelMetrics& m = r.total;
+  const Attainment a = AttainmentOf(m);
+  const double models_per_gpu = static_cast<double>(r.models.size()) / static_cast<double>(std::max<std::int64_t>(r.gpus, 1));
+  table.Row({r.policy, fmt::format("{}", r.gpus), Number(models_per_gpu), Percent(a.service), Percent(a.token), Percent(a.request),
+             SecondsCell(m.ttft, 0.5), SecondsCell(m.ttft, 0.99),
+             m.tbt.count() == 0 ? "-" : Number(ToSeconds(m.tbt.Quantile(0.99)) * 1e3), Percent(UtilisationOf(r).busy),
+             ShortCount(static_cast<double>(m.switches)), ShortCount(static_cast<double>(FailedRequests(m))),
+             ShortCount(Goodput(scenario, r))});
+}
+
+bool IsOracle(const std::string& policy) {
+  const PolicyEntry* entry = Registry<PolicyEntry>::Get().Find(policy);
+  return entry != nullptr && entry->oracle;
+}
+
+bool OwnsFleet(const std::string& policy) {
+  const PolicyEntry* entry = Registry<PolicyEntry>::Get().Find(policy);
+  return entry != nullptr && entry->owns_fleet;
+}
+
+// The pooled policy that serves best; one that knows the future only when there is no other.
+const RunResult* BestPooled(const std::vector<RunResult>& results) {
+  const RunResult* best = nullptr;
+  for (const RunResult& r : results) {
+    if (!r.feasible || OwnsFleet(r.policy)) continue;
+    const auto rank = [](const RunResult& x) { return std::pair(!IsOracle(x.policy), AttainmentOf(x.total).service); };
+    if (best == nullptr || rank(r) > rank(*best)) best = &r;
+  }
+  return best;
+}
+
+}  // namespace
+
+std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, const RunResult& result, const Style& style) {
+  const ModelMetrics& m = result.total;
+  const Attainment a = AttainmentOf(m);
+  const Utilisation u = UtilisationOf(result);
+  const double gpu_hours = static_cast<double>(result.owned) / 1e12 / 3600;
+
+  std::string out = style.Bold(Title("run", scenario)) + "\n";
+  out += Line(style, "policy", result.policy);
+  out += Line(style, "workload", Workload(facts) + ", simulated until " + Duration(ToSeconds(result.end)));
+  out += Skipped(facts, style);
+  std::string gpus = fmt::format("{} ({}), {} models per GPU, {} GPU-hours", Fleet(scenario, result), Plural(result.instances, "instance"),
+                                 Number(static_cast<double>(result.models.size()) / static_cast<double>(std::max<std::int64_t>(result.gpus, 1))),
+                                 Number(gpu_hours));
+  if (result.stranded_gpus > 0) gpus += fmt::format(", {} more stranded by whole groups", Plural(result.stranded_gpus, "GPU"));
+  out += Line(style, "GPUs", gpus);
+  out += Line(style, "requests", RequestsText(result));
+  out += Line(style, "tokens", fmt::format("{} prompt, {} output, {} on time a second", Count(m.prompt_tokens), Count(m.output_tokens),
+                                           ShortCount(Goodput(scenario, result))));
+  out += Line(style, "within target", fmt::format("{} % of service time, {} % of tokens, {} % of requests ({} % by TTFT and every gap)",
+                                                  Percent(a.service), Percent(a.token), Percent(a.request), Percent(a.request_gaps)));
+  out += "\n" + LatencyTable(m, style) + "\n";
+  out += Line(style, "GPU time", fmt::format("[{}] {} % busy", UtilisationBar(u), Percent(u.busy)));
+  out += Line(style, "", fmt::format("{} % Prefill, {} % Decode, {} % Switch, {} % KV copy, {} % idle", Percent(u.prefill), Percent(u.decode),
+                                     Percent(u.switching), Percent(u.kv_copy), Percent(u.idle)));
+  out += Line(style, "switches", fmt::format("{}; {} of weights and {} of KV cache moved; {} models active on average", Count(m.switches),
+                                             ByteSize(static_cast<double>(result.weight_bytes_moved)),
+                                             ByteSize(static_cast<double>(result.kv_bytes_moved)), Number(result.active_models_mean)));
+  out += Line(style, "simulation", fmt::format("{}, {} requests/s, {}, {} MB, fingerprint {:016x}", Duration(result.wall_s),
+                                               ShortCount(static_cast<double>(result.requests) / std::max(result.wall_s, 1e-9)),
+                                               Plural(result.events, "event"), Count(std::llround(result.peak_rss_mb)), result.fingerprint));
+  return out;
+}
+
+std::string CompareReport(const Scenario& scenario, const WorkloadFacts& facts, const std::vector<RunResult>& results,
+                          const Style& style) {
+  std::string out = style.Bold(Title("compare", scenario)) + ": " + Workload(facts) + "\n";
+  if (facts.counts.rows_skipped > 0) out += Skipped(facts, style);
+  out += "\n";
+  Table table({{"policy", Align::kLeft, ""},
+               {"GPUs", Align::kRight, ""},
+               {"/GPU", Align::kRight, "models"},
+               {"time", Align::kRight, "% within target"},
+               {"token", Align::kRight, "% within target"},
+               {"request", Align::kRight, "% within target"},
+               {"p50", Align::kRight, "TTFT, s"},
+               {"p99", Align::kRight, "TTFT, s"},
+               {"p99,ms", Align::kRight, "TBT"},
+               {"%", Align::kRight, "busy"},
+               {"switch", Align::kRight, "model"},
+               {"fail", Align::kRight, "reqs"},
+               {"tok/s", Align::kRight, "on-time"}});
+  for (const RunResult& r : results) CompareRow(scenario, r, table);
+  out += table.Text(style);
+  const std::string savings = Savings(results);
+  if (!savings.empty()) out += "\n" + Wrap(savings, kPageWidth, 0, 0) + "\n";
+  return out;
+}
+
+std::string Savings(const std::vector<RunResult>& results) {
+  const RunResult* best = BestPooled(results);
+  const auto dedicated = std::find_if(results.begin(), results.end(), [](const RunResult& r) { return r.feasible && OwnsFleet(r.policy); });
+  if (best == nullptr || dedicated == results.end()) return "";
+  const std::string requests = Plural(best->total.requests, "request");
+  const std::string quality = fmt::format("{} % of service time within target ({}: {} %)", Percent(AttainmentOf(best->total).service),
+                                          dedicated->policy, Percent(AttainmentOf(dedicated->total).service));
+  if (best->gpus >= dedicated->gpus) {
+    return fmt::format("Pooling saves nothing here: {} serves the {} on {} with {}, where {} needs {}.", best->policy, requests,
+                       Plural(best->gpus, "GPU"), quality, dedicated->policy, Count(dedicated->gpus));
+  }
+  const double saved = 1 - static_cast<double>(best->gpus) / static_cast<double>(dedicated->gpus);
+  return fmt::format("{} serves the same {} on {} instead of {} (-{:.0f} %), with {}.", best->policy, requests, Plural(best->gpus, "GPU"),
+                     Count(dedicated->gpus), saved * 100, quality);
+}
+
+}  // namespace poolsim

@@ -1,0 +1,1464 @@
+#include "sim/engine.h"
+
+#include <algorithm>
+#include <bit>
+#include <cassert>
+#include <cstdio>
+#include <cstdlib>
+
+#include <fmt/format.h>
+
+#include "sim/errors.h"
+
+namespace poolsim {
+namespace {
+
+std::vector<Targets> TargetsOf(const std::vector<ModelFacts>& models) {
+  std::vector<Targets> targets;
+  for (const ModelFacts& m : models) targets.push_back({m.ttft_slo, m.tbt_slo});
+  return targets;
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------------------------------- set-up
+
+Engine::Engine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, std::vector<Scheduler*> schedulers)
+    : setup_(std::move(setup)),
+      prices_(prices),
+      router_(router),
+      schedulers_(std::move(schedulers)),
+      metrics_(TargetsOf(setup_.models), setup_.warmup, setup_.window) {
+  PlaceInstances(placement);
+  const auto slots = static_cast<std::int64_t>(instances_.size() + links_.size());
+  events_.Resize(slots);
+}
+
+Engine::~Engine() = default;
+
+void Engine::PlaceInstances(Placement& placement) {
+  facts_ = placement.Place(setup_.fleet, setup_.models, prices_);
+  const std::int64_t per_node = setup_.fleet.gpus_per_node;
+  std::vector<std::int64_t> room;                 // free GPUs by node
+  std::size_t first_with[4] = {0, 0, 0, 0};       // by log2 of the group: no earlier node has room for it
+  std::vector<std::vector<std::pair<std::int64_t, int>>> links_of_node;
+  std::vector<int> lanes;
+  for (std::size_t i = 0; i < facts_.size(); ++i) {
+    InstanceFacts& f = facts_[i];
+    if (f.tp != 1 && f.tp != 2 && f.tp != 4 && f.tp != 8) {
+      throw InputError(fmt::format("pool {}: TP degree {} is not 1, 2, 4 or 8", setup_.name, f.tp));
+    }
+    if (f.tp > per_node) {
+      throw InfeasibleError(fmt::format("pool {}: a group of {} GPUs does not fit a node of {}", setup_.name, f.tp, per_node));
+    }
+    std::size_t& at = first_with[std::bit_width(static_cast<unsigned>(f.tp)) - 1];
+    while (at < room.size() && room[at] < f.tp) ++at;
+    if (at == room.size()) {
+      room.push_back(per_node);
+      nodes_.emplace_back();
+      links_of_node.emplace_back();
+    }
+    f.node = static_cast<NodeId>(at);
+    const std::int64_t first_gpu = per_node - room[at];
+    room[at] -= f.tp;
+    result_.gpus += f.tp;
+
+    Instance inst;
+    inst.tp = f.tp;
+    inst.node = f.node;
+    inst.role = f.role;
+    // Instances whose first GPUs lie under one uplink share it.
+    const std::int64_t uplink = first_gpu / setup_.gpus_per_link;
+    auto& uplinks = links_of_node[at];
+    const auto found = std::find_if(uplinks.begin(), uplinks.end(), [&](const auto& u) { return u.first == uplink; });
+    if (found == uplinks.end()) {
+      inst.link = static_cast<std::int32_t>(lanes.size());
+      uplinks.push_back({uplink, inst.link});
+      lanes.push_back(0);
+    } else {
+      inst.link = found->second;
+    }
+    inst.lane = lanes[inst.link]++;
+    std::sort(f.models.begin(), f.models.end());
+    for (const ModelId m : f.models) prices_.Bind(m, f.tp);
+    instances_.push_back(std::move(inst));
+    SetResident(static_cast<InstanceId>(i), f.resident);
+    if (!f.resident.empty()) instances_.back().loaded = f.resident.front();
+  }
+  Link::Config config;
+  config.rate[0] = config.rate[1] = setup_.gpu.pcie_bytes_per_s;
+  config.both_ways_share[0] = setup_.both_ways_share[0];
+  config.both_ways_share[1] = setup_.both_ways_share[1];
+  for (const int n : lanes) links_.emplace_back(config, n);
+  if (instances_.empty()) throw InfeasibleError(fmt::format("pool {}: policy {} planned no instance", setup_.name, setup_.policy_name));
+  for (const std::int64_t left : room) result_.stranded_gpus += left;
+  if (setup_.fleet.gpus > 0) {
+    // Nodes that no group was put on count as stranded only where the fleet really has them.
+    result_.stranded_gpus = std::max<std::int64_t>(0, setup_.fleet.gpus - result_.gpus);
+  }
+  // Every model must fit wherever it may run: found out now, not in the middle of a run.
+  std::vector<std::pair<int, std::int64_t>> checked;  // shapes of instances that may run everything
+  for (const InstanceFacts& f : facts_) {
+    if (f.pinned) continue;
+    const std::pair<int, std::int64_t> shape{f.tp, f.prefetch_bytes};
+    if (f.models.empty() && std::find(checked.begin(), checked.end(), shape) != checked.end()) continue;
+    if (f.models.empty()) checked.push_back(shape);
+    for (ModelId m = 0; m < static_cast<ModelId>(setup_.models.size()); ++m) {
+      if (!f.models.empty() && !std::binary_search(f.models.begin(), f.models.end(), m)) continue;
+      if (prices_.KvCapacityBytes(f.tp, {&m, 1}, f.prefetch_bytes) <= 0) ThrowTooLarge({m}, f.tp);
+    }
+  }
+  // Host caches start warm: as many weights as fit, in the order of the model table.
+  for (Node& node : nodes_) {
+    for (std::size_t m = 0; m < setup_.models.size(); ++m) {
+      const int tp = instances_.front().tp;
+      const std::int64_t bytes = prices_.WeightBytes(static_cast<ModelId>(m), setup_.models[m].tp > 0 ? setup_.models[m].tp : tp) *
+                                 (setup_.models[m].tp > 0 ? setup_.models[m].tp : tp);
+      if (node.cache_used + bytes > setup_.host_cache_bytes) break;
+      node.cache_used += bytes;
+      node.cache.push_back(static_cast<ModelId>(m));
+    }
+    if (nodes_.size() > 64) break;  // large dedicated fleets never load again; a warm list per node would only take memory
+  }
+}
+
+void Engine::SetResident(InstanceId i, std::vector<ModelId> resident) {
+  Instance& inst = instances_[i];
+  inst.resident = std::move(resident);
+  inst.kv_capacity = prices_.KvCapacityBytes(inst.tp, inst.resident, facts_[i].prefetch_bytes);
+  if (inst.kv_capacity <= 0) ThrowTooLarge(inst.resident, inst.tp);
+}
+
+void Engine::ThrowTooLarge(const std::vector<ModelId>& models, int tp) const {
+  std::string names;
+  double gigabytes = 0;
+  for (const ModelId m : models) {
+    names += fmt::format("{}{} ({})", names.empty() ? "" : ", ", setup_.models[m].name, setup_.models[m].llm);
+    gigabytes += static_cast<double>(prices_.WeightBytes(m, tp)) / 1e9;
+  }
+  throw InfeasibleError(fmt::format("pool {}: {} with {:.1f} GB of weights per GPU fits no group of {} x {}, where {:.1f} GB per GPU are usable",
+                                    setup_.name, names, gigabytes, tp, setup_.fleet.gpu, static_cast<double>(setup_.fleet.usable_bytes) / 1e9));
+}
+
+// ---------------------------------------------------------------------------------------------------------------- loop
+
+EngineResult Engine::Run(RequestSource& source, const std::function<ModelId(std::int32_t)>& to_pool) {
+  const auto pull = [&] {
+    while ((has_upcoming_ = source.Next(upcoming_))) {
+      const ModelId m = to_pool(upcoming_.model);
+      if (m == kNone) continue;
+      upcoming_.model = m;
+      return;
+    }
+  };
+  pull();
+  for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) Dispatch(i);
+  const auto first_link = static_cast<std::int64_t>(instances_.size());
+  const auto stale = [this](const Deadline& d, bool first_token) {
+    const Request& r = requests_[d.id];
+    return !r.live || r.sequence != d.sequence || (first_token && r.first_token != kNever) || r.cancelled;
+  };
+  for (;;) {
+    while (!first_token_deadlines_.empty() && stale(first_token_deadlines_.front(), true)) first_token_deadlines_.pop_front();
+    while (!total_deadlines_.empty() && stale(total_deadlines_.front(), false)) total_deadlines_.pop_front();
+    TimePs timeout = kNever;
+    if (setup_.exact_timeouts) {
+      if (!first_token_deadlines_.empty()) timeout = first_token_deadlines_.front().at;
+      if (!total_deadlines_.empty()) timeout = std::min(timeout, total_deadlines_.front().at);
+    }
+    const TimePs event = events_.next_time();
+    const TimePs arrival = has_upcoming_ ? upcoming_.arrival : kNever;
+    const TimePs next = std::min({event, timeout, arrival});
+    if (next == kNever || next > setup_.horizon) break;
+    now_ = next;
+    ++result_.events;
+    if (event == next) {
+      const EventQueue::Event e = events_.Pop();
+      Mark(static_cast<std::uint64_t>(e.time), static_cast<std::uint64_t>(e.slot));
+      if (e.slot < first_link) {
+        OnInstance(static_cast<InstanceId>(e.slot));
+      } else {
+        OnLink(static_cast<std::int32_t>(e.slot - first_link));
+      }
+    } else if (timeout == next) {
+      OnTimeouts();
+    } else {
+      const RequestId id = requests_.Allocate();
+      Request& r = requests_[id];
+      r.sequence = next_sequence_++;
+      r.arrival = upcoming_.arrival;
+      r.model = upcoming_.model;
+      r.prompt = upcoming_.prompt_tokens;
+      r.output = upcoming_.output_tokens;
+      Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(r.prompt) << 32 | static_cast<std::uint32_t>(r.model));
+      metrics_.Arrive(r, now_);
+      if (setup_.first_token_timeout != kNever) first_token_deadlines_.push_back({now_ + setup_.first_token_timeout, id, r.sequence});
+      if (setup_.total_timeout != kNever) total_deadlines_.push_back({now_ + setup_.total_timeout, id, r.sequence});
+      pull();
+      if (!setup_.exact_timeouts) OverdueAtScheduling();
+      RouteArrival(id);
+    }
+    if (setup_.check) CheckInvariants();
+    if (progress_ && (result_.events & 0xffff) == 0) progress_(now_, next_sequence_);
+  }
+  // The horizon cuts what is running; what is done by then counts.
+  if (setup_.horizon != kNever && (has_upcoming_ || requests_.in_flight() > 0)) now_ = setup_.horizon;
+  result_.end = now_;
+  for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
+    Instance& inst = instances_[i];
+    switch (inst.phase) {
+      case Phase::kRun: ApplySteps(i, StepsByNow(inst)); Busy(i, Activity::kDecode, std::max(inst.phase_start, inst.last_step_end)); break;
+      case Phase::kPrefill: Busy(i, Activity::kPrefill, inst.phase_start); break;
+      case Phase::kSwitch: Busy(i, Activity::kSwitch, inst.phase_start); break;
+      case Phase::kCopy: Busy(i, Activity::kKvCopy, inst.phase_start); break;
+      default: break;
+    }
+  }
+  result_.requests = next_sequence_;
+  result_.unfinished = requests_.in_flight();
+  for (RequestId id = 0; id < static_cast<RequestId>(requests_.slots()); ++id) {
+    Request& r = requests_[id];
+    if (!r.live) continue;
+    if (r.batch != kNone) batches_[r.batch].Leave(id, requests_);
+    metrics_.Leave(r, now_);
+    if (request_sink_) request_sink_(r, metrics_.targets(r.model));
+  }
+  metrics_.End(now_);
+  CheckEnd();
+  return result_;
+}
+
+void Engine::Mark(std::uint64_t a, std::uint64_t b) {
+  std::uint64_t h = result_.fingerprint;
+  h = (std::rotl(h, 23) ^ a) * 0x9e3779b97f4a7c15u;
+  h = (std::rotl(h, 29) ^ b) * 0xd1342543de82ef95u;
+  result_.fingerprint = h ^ (h >> 31);
+}
+
+void Engine::OnInstance(InstanceId i) {
+  Instance& inst = instances_[i];
+  switch (inst.phase) {
+    case Phase::kWait: Dispatch(i); break;
+    case Phase::kPrefill:
+      FinishPrefill(i);
+      Dispatch(i);
+      break;
+    case Phase::kRun:
+      FinishRun(i);
+      if (inst.phase == Phase::kRun) {
+        BeginSegment(i);
+      } else {
+        Dispatch(i);
+      }
+      break;
+    case Phase::kSwitch: SwitchTimerEnded(i); break;
+    default: Broken(fmt::format("instance {} has an event in no phase for one", i));
+  }
+}
+
+void Engine::OnLink(std::int32_t link) {
+  for (;;) {
+    const std::int64_t ticket = links_[link].PopFinished(now_);
+    if (ticket < 0) break;
+    FinishTicket(ticket);
+  }
+  UpdateLink(link);
+}
+
+void Engine::UpdateLink(std::int32_t link) {
+  const auto slot = static_cast<std::int64_t>(instances_.size()) + link;
+  const TimePs end = links_[link].next_end();
+  if (end == kNever) {
+    events_.Clear(slot);
+  } else {
+    events_.Set(slot, end);
+  }
+}
+
+void Engine::OnTimeouts() {
+  const auto take = [this](std::deque<Deadline>& deadlines) {
+    if (deadlines.empty() || deadlines.front().at > now_) return false;
+    const Deadline d = deadlines.front();
+    deadlines.pop_front();
+    Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(d.sequence));
+    Cancel(d.id);
+    return true;
+  };
+  // One at a time: cancelling may have made the next entry stale, which the loop looks at.
+  if (!take(first_token_deadlines_)) take(total_deadlines_);
+}
+
+void Engine::OverdueAtScheduling() {
+  while (!first_token_deadlines_.empty() && first_token_deadlines_.front().at <= now_) {
+    const Deadline d = first_token_deadlines_.front();
+    first_token_deadlines_.pop_front();
+    const Request& r = requests_[d.id];
+    if (r.live && r.sequence == d.sequence && r.first_token == kNever && !r.cancelled) Cancel(d.id);
+  }
+  while (!total_deadlines_.empty() && total_deadlines_.front().at <= now_) {
+    const Deadline d = total_deadlines_.front();
+    total_deadlines_.pop_front();
+    const Request& r = requests_[d.id];
+    if (r.live && r.sequence == d.sequence && !r.cancelled) Cancel(d.id);
+  }
+}
+
+void Engine::RouteArrival(RequestId id) {
+  Request& r = requests_[id];
+  const InstanceId i = router_.RouteArrival(id, *this);
+  if (i < 0 || i >= static_cast<InstanceId>(instances_.size())) Broken(fmt::format("request {} routed to instance {}", r.sequence, i));
+  const Instance& inst = instances_[i];
+  const InstanceFacts& f = facts_[i];
+  if (inst.role == Role::kDecode) Broken(fmt::format("request {} routed to decode-only instance {}", r.sequence, i));
+  if (!f.models.empty() && !std::binary_search(f.models.begin(), f.models.end(), r.model)) {
+    Broken(fmt::format("model {} may not run on instance {}", setup_.models[r.model].name, i));
+  }
+  const std::int64_t capacity = f.pinned ? inst.kv_capacity : prices_.KvCapacityBytes(inst.tp, {&r.model, 1}, f.prefetch_bytes);
+  r.instance = i;
+  if (BlocksOf(r.context() + 1) * BlockBytes(inst, r.model) > capacity) {
+    Remove(id, r.generated == 0 ? Outcome::kKvPrompt : Outcome::kKvGrowth, false);
+    return;
+  }
+  QueueAt(id, i);
+}
+
+void Engine::QueueAt(RequestId id, InstanceId i) {
+  requests_[id].instance = i;
+  for (Scheduler* s : schedulers_) s->OnQueued(id, i, *this);
+  Poke(i, id);
+}
+
+void Engine::Poke(InstanceId i, RequestId id) {
+  Instance& inst = instances_[i];
+  if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) {
+    Dispatch(i);
+  } else if (inst.phase == Phase::kRun && schedulers_.front()->Preempts(id, i, *this)) {
+    Truncate(i);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ dispatch
+
+void Engine::Dispatch(InstanceId i) {
+  Instance& inst = instances_[i];
+  SetPhase(i, Phase::kBetween);
+  for (int tries = 0;; ++tries) {
+    if (tries > 10000) Broken(fmt::format("instance {} was granted 10000 things in a row that take no time", i));
+    inst.grant.Clear();
+    schedulers_.front()->Next(i, *this, inst.grant);
+    if (Start(i, inst.grant)) return;
+  }
+}
+
+bool Engine::Start(InstanceId i, Grant& grant) {
+  ApplyMembership(i, grant);
+  if (grant.prefetch != kNone) StartPrefetch(i, grant.prefetch);
+  if (grant.kind != Grant::Kind::kIdle && grant.kind != Grant::Kind::kWait) {
+    instances_[i].last_run_time = 0;
+    instances_[i].last_run_label = kNone;
+  }
+  switch (grant.kind) {
+    case Grant::Kind::kIdle:
+      events_.Clear(i);
+      SetPhase(i, Phase::kIdle);
+      return true;
+    case Grant::Kind::kWait:
+      if (grant.until <= now_) Broken(fmt::format("instance {} was told to wait until a time that has passed", i));
+      events_.Set(i, grant.until);
+      SetPhase(i, Phase::kWait);
+      return true;
+    case Grant::Kind::kPrefill: return StartPrefill(i, grant);
+    case Grant::Kind::kDecode: return StartDecode(i, grant);
+    case Grant::Kind::kMixed: return StartMixed(i, grant);
+    case Grant::Kind::kSwitch: return StartSwitch(i, grant);
+  }
+  return true;
+}
+
+void Engine::ApplyMembership(InstanceId i, Grant& grant) {
+  for (const Grant::Join& join : grant.joins) {
+    Request& r = requests_[join.request];
+    if (!r.live || r.instance != i) Broken(fmt::format("instance {} was granted a request that is not there", i));
+    if (r.generated < 1 && !r.stepping) Broken(fmt::format("request {} joins a decode batch without a first token", r.sequence));
+    if (r.kv == KvPlace::kNowhere) Broken(fmt::format("request {} joins a decode batch without KV", r.sequence));
+    if (r.batch != kNone) {
+      Batch& old = batches_[r.batch];
+      if (old.label == join.label) continue;
+      if (r.stepping) {
+        const Place place = places_[r.batch];
+        if (place == Place::kLeaving || place == Place::kComing) Broken(fmt::format("request {} changes batch while its KV moves", r.sequence));
+        r.kv = place == Place::kGpu ? KvPlace::kGpu : KvPlace::kHost;
+      }
+      const std::int32_t number = r.batch;
+      old.Leave(join.request, requests_);
+      Retire(number);
+    }
+    Batch& batch = BatchFor(i, join.label, r.model);
+    if (batch.model != r.model) Broken(fmt::format("request {} joins a batch of another model", r.sequence));
+    batch.AddIncoming(join.request, requests_);
+  }
+  for (const int label : grant.drop) {
+    if (Batch* batch = FindBatch(i, label)) Drop(i, *batch);
+  }
+  for (const int label : grant.evict) {
+    if (Batch* batch = FindBatch(i, label)) Evict(i, *batch);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------- prefill
+
+bool Engine::StartPrefill(InstanceId i, Grant& grant) {
+  Instance& inst = instances_[i];
+  if (inst.role == Role::kDecode) Broken(fmt::format("prefill granted to decode-only instance {}", i));
+  if (grant.requests.empty()) Broken(fmt::format("instance {} was granted a prefill of nothing", i));
+  const ModelId model = requests_[grant.requests.front()].model;
+  if (!resident(i, model)) Broken(fmt::format("prefill of {} on instance {}, which does not hold its weights", setup_.models[model].name, i));
+  std::int64_t sum = 0, squares = 0;
+  for (const RequestId id : grant.requests) {
+    Request& r = requests_[id];
+    if (!r.live || r.instance != i || r.executing || r.batch != kNone || r.kv != KvPlace::kNowhere || r.model != model) {
+      Broken(fmt::format("request {} cannot be prefilled now", r.sequence));
+    }
+    r.executing = true;
+    r.kv = KvPlace::kGpu;
+    r.blocks = static_cast<std::int32_t>(BlocksOf(r.context() + 1));
+    inst.kv_used += r.blocks * BlockBytes(inst, model);
+    sum += r.context();
+    squares += r.context() * r.context();
+  }
+  if (inst.kv_used > inst.kv_capacity) Broken(fmt::format("prefill on instance {} needs more KV memory than is free", i));
+  SetPhase(i, Phase::kPrefill);
+  events_.Set(i, now_ + prices_.Prefill(model, inst.tp, static_cast<std::int64_t>(grant.requests.size()), sum, squares));
+  return true;
+}
+
+void Engine::FinishPrefill(InstanceId i) {
+  Instance& inst = instances_[i];
+  Busy(i, Activity::kPrefill, inst.phase_start);
+  inst.last_step_end = now_;
+  inst.last_run_time = now_ - inst.phase_start;
+  inst.step_time_since_switch += now_ - inst.phase_start;
+  inst.phase = Phase::kBetween;
+  for (std::size_t n = 0; n < inst.grant.requests.size(); ++n) {
+    const RequestId id = inst.grant.requests[n];
+    requests_[id].executing = false;
+    Token(id);
+  }
+}
+
+// The token at the end of a prefill, and where the request goes from there.
+void Engine::Token(RequestId id) {
+  Request& r = requests_[id];
+  Instance& inst = instances_[r.instance];
+  r.prefilled = 0;
+  if (r.cancelled) {
+    --inst.cancelled;
+    Remove(id, Outcome::kTimeout, true);
+    return;
+  }
+  if (observer_ != nullptr) observer_->OnTokens(r.sequence, now_, 0, 0, 1);
+  metrics_.Token(r, now_);
+  if (r.generated == r.output) {
+    Remove(id, Outcome::kFinished, true);
+  } else if (inst.role == Role::kPrefill) {
+    Handover(id);
+  } else {
+    BatchFor(r.instance, inst.grant.label, r.model).Join(id, requests_, metrics_.targets(r.model));
+  }
+}
+
+// -------------------------------------------------------------------------------------------------------------- decode
+
+void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiting) {
+  Instance& inst = instances_[i];
+  const std::int64_t block_bytes = BlockBytes(inst, batch.model);
+  Place& place = places_[batch.number];
+  const auto the_ticket = [&]() -> Ticket& {
+    if (ticket < 0) ticket = NewTicket(Ticket::Kind::kIn, i);
+    return tickets_[ticket];
+  };
+  if (place == Place::kLeaving || place == Place::kComing) {
+    waiting = true;
+    return;
+  }
+  if (place == Place::kHost) {
+    const std::int64_t bytes = batch.Blocks() * block_bytes;
+    if (batch.size() == 0) {
+      place = Place::kGpu;
+    } else if (inst.kv_used + bytes <= inst.kv_capacity) {
+      inst.kv_used += bytes;
+      place = Place::kComing;
+      the_ticket().batches.push_back({batch.number, bytes});
+    } else if (inst.leaving > 0) {
+      waiting = true;
+      return;
+    } else {
+      // It does not fit as a whole any more: its members come in one by one.
+      while (!batch.stepping.empty()) {
+        const RequestId id = batch.stepping.back();
+        batch.Leave(id, requests_);
+        requests_[id].kv = KvPlace::kHost;
+        batch.AddIncoming(id, requests_);
+      }
+      place = Place::kGpu;
+    }
+  }
+  if (batch.incoming.empty()) return;
+  scratch_ = batch.incoming;
+  std::sort(scratch_.begin(), scratch_.end(), [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
+  const bool running = place == Place::kGpu && batch.size() > 0;
+  for (const RequestId id : scratch_) {
+    Request& r = requests_[id];
+    if (r.kv == KvPlace::kMoving) {
+      waiting = true;
+      continue;
+    }
+    if (r.kv == KvPlace::kHost) {
+      const std::int64_t bytes = r.blocks * block_bytes;
+      if (inst.kv_used + bytes > inst.kv_capacity) {
+        waiting = waiting || inst.leaving > 0;
+        break;
+      }
+      inst.kv_used += bytes;
+      if (running && setup_.kv_join_free) {
+        host_kv_used_ -= bytes * inst.tp;
+        r.kv = KvPlace::kGpu;
+      } else {
+        r.kv = KvPlace::kMoving;
+        the_ticket().requests.push_back({id, r.stamp, bytes});
+        continue;
+      }
+    }
+    if (place == Place::kGpu) batch.Join(id, requests_, metrics_.targets(r.model));
+  }
+}
+
+Engine::Room Engine::MakeRoom(InstanceId i, Batch& first) {
+  Instance& inst = instances_[i];
+  const std::int64_t block_bytes = BlockBytes(inst, first.model);
+  while (inst.kv_used + (first.Blocks(1) - first.Blocks()) * block_bytes > inst.kv_capacity) {
+    if (inst.leaving > 0) return Room::kWait;
+    RequestId victim = first.stepping.front();
+    for (const RequestId id : first.stepping) {
+      if (requests_[id].sequence > requests_[victim].sequence) victim = id;
+    }
+    const bool last = first.members() == 1;
+    Preempt(i, victim);
+    if (last || first.size() == 0) return Room::kAskAgain;
+  }
+  return Room::kThere;
+}
+
+bool Engine::StartDecode(InstanceId i, Grant& grant) {
+  Instance& inst = instances_[i];
+  std::int64_t ticket = -1;
+  bool waiting = false;
+  RunState& run = inst.run;
+  run.parts.clear();
+  for (const int label : grant.batches) {
+    Batch* batch = FindBatch(i, label);
+    if (batch == nullptr) Broken(fmt::format("instance {} was granted batch {}, which does not exist", i, label));
+    if (!resident(i, batch->model)) {
+      Broken(fmt::format("decode of {} on instance {}, which does not hold its weights", setup_.models[batch->model].name, i));
+    }
+    Fetch(i, *batch, ticket, waiting);
+    if (places_[batch->number] == Place::kGpu && batch->size() > 0) run.parts.push_back({batch->number, 0, 0, 0, 0});
+  }
+  if (ticket >= 0) {
+    std::int64_t bytes = 0;
+    for (const auto& b : tickets_[ticket].batches) bytes += b.second;
+    for (const MovingRequest& r : tickets_[ticket].requests) bytes += r.bytes;
+    metrics_.kv_bytes_moved += bytes * inst.tp;
+    Send(i, Direction::kIn, bytes, setup_.kv_copy, ticket);
+    waiting = true;
+  }
+  const auto wait = [&] {
+    events_.Clear(i);
+    SetPhase(i, Phase::kCopy);
+    return true;
+  };
+  if (run.parts.empty() || (waiting && !setup_.overlap_kv)) {
+    if (!waiting && inst.leaving == 0) Broken(fmt::format("instance {} was granted a decode of which nothing can run", i));
+    return wait();
+  }
+  switch (MakeRoom(i, batches_[run.parts.front().batch])) {
+    case Room::kWait: return wait();
+    case Room::kAskAgain: return false;
+    case Room::kThere: break;
+  }
+  // Preemption may have emptied a batch of a later part.
+  run.mixed = false;
+  run.before = 0;
+  run.steps_before = 0;
+  run.first_step = 0;
+  SetPhase(i, Phase::kRun);
+  BeginSegment(i);
+  return true;
+}
+
+bool Engine::StartMixed(InstanceId i, Grant& grant) {
+  Instance& inst = instances_[i];
+  if (inst.role == Role::kDecode) Broken(fmt::format("prefill granted to decode-only instance {}", i));
+  if (grant.pieces.empty() || grant.steps < 1) Broken(fmt::format("instance {} was granted a mixed step without a piece", i));
+  const ModelId model = requests_[grant.pieces.front().request].model;
+  if (!resident(i, model)) Broken(fmt::format("prefill of {} on instance {}, which does not hold its weights", setup_.models[model].name, i));
+  Batch& batch = BatchFor(i, grant.label, model);
+  std::int64_t ticket = -1;
+  bool waiting = false;
+  std::vector<Chunk> chunks;
+  const std::int64_t block_bytes = BlockBytes(inst, model);
+  for (const Grant::Piece& piece : grant.pieces) {
+    Request& r = requests_[piece.request];
+    if (!r.live || r.instance != i || r.executing || r.batch != kNone || r.model != model) {
+      Broken(fmt::format("request {} cannot be prefilled now", r.sequence));
+    }
+    if (r.prefilled == 0) {
+      if (r.kv != KvPlace::kNowhere) Broken(fmt::format("request {} has KV already", r.sequence));
+      r.kv = KvPlace::kGpu;
+      r.blocks = static_cast<std::int32_t>(BlocksOf(r.context() + 1));
+      inst.kv_used += r.blocks * block_bytes;
+      if (inst.kv_used > inst.kv_capacity) Broken(fmt::format("prefill on instance {} needs more KV memory than is free", i));
+    }
+    const std::int64_t steps = grant.pieces.size() == 1 ? grant.steps : 1;
+    if (piece.tokens < 1 || r.prefilled + piece.tokens * steps > r.context()) {
+      Broken(fmt::format("a piece of request {} goes beyond its prompt", r.sequence));
+    }
+    r.executing = true;
+    chunks.push_back({r.prefilled, piece.tokens});
+  }
+  Fetch(i, batch, ticket, waiting);
+  if (ticket >= 0) {
+    std::int64_t bytes = 0;
+    for (const auto& b : tickets_[ticket].batches) bytes += b.second;
+    for (const MovingRequest& r : tickets_[ticket].requests) bytes += r.bytes;
+    metrics_.kv_bytes_moved += bytes * inst.tp;
+    Send(i, Direction::kIn, bytes, setup_.kv_copy, ticket);
+  }
+  while (batch.size() > 0 && inst.kv_used + (batch.Blocks(1) - batch.Blocks()) * block_bytes > inst.kv_capacity && inst.leaving == 0) {
+    RequestId victim = batch.stepping.front();
+    for (const RequestId id : batch.stepping) {
+      if (requests_[id].sequence > requests_[victim].sequence) victim = id;
+    }
+    const bool last = batch.members() == 1;
+    Preempt(i, victim);
+    if (last) break;
+  }
+  Batch& present = BatchFor(i, grant.label, model);  // preemption may have retired it
+  RunState& run = inst.run;
+  run.parts.assign(1, {present.number, 0, 0, 0, 0});
+  run.mixed = true;
+  run.mixed_price = prices_.Mixed(model, inst.tp, present.size(), chunks);
+  run.steps_left = grant.pieces.size() == 1 ? grant.steps : 1;
+  run.before = 0;
+  run.steps_before = 0;
+  run.first_step = 0;
+  SetPhase(i, Phase::kRun);
+  BeginSegment(i);
+  return true;
+}
+
+TimePs Engine::Elapsed(const RunState& run, std::int64_t n) const {
+  const auto m = static_cast<std::int64_t>(run.parts.size());
+  if (m == 1) return run.cycle.Elapsed(n);
+  const std::int64_t cycles = n / m, rest = n % m;
+  return run.cycle.Elapsed(cycles) + (rest > 0 ? run.parts[rest - 1].a_sum + run.parts[rest - 1].d_sum * cycles : 0);
+}
+
+std::int64_t Engine::SubStepsWithin(const RunState& run, TimePs t, std::int64_t limit) const {
+  const auto m = static_cast<std::int64_t>(run.parts.size());
+  const std::int64_t cycles = run.cycle.StepsWithin(t, limit / m);
+  std::int64_t n = cycles * m;
+  if (m == 1) return n;
+  while (n < limit && Elapsed(run, n + 1) <= t) ++n;
+  return n;
+}
+
+std::int64_t Engine::Growth(const Instance& inst, std::int64_t n) const {
+  const auto m = static_cast<std::int64_t>(inst.run.parts.size());
+  std::int64_t bytes = 0;
+  for (std::int64_t p = 0; p < m; ++p) {
+    const Batch& batch = batches_[inst.run.parts[p].batch];
+    const std::int64_t steps = n / m + (p < n % m ? 1 : 0);
+    bytes += (batch.Blocks(steps) - batch.Blocks()) * BlockBytes(inst, batch.model);
+  }
+  return bytes;
+}
+
+void Engine::BeginSegment(InstanceId i) {
+  Instance& inst = instances_[i];
+  RunState& run = inst.run;
+  run.start = now_;
+  const auto m = static_cast<std::int64_t>(run.parts.size());
+  run.cycle = {0, 0};
+  std::int64_t kink = kIntMax, end = kIntMax;  // bounds on sub-steps
+  for (std::int64_t p = 0; p < m; ++p) {
+    Part& part = run.parts[p];
+    Batch& batch = batches_[part.batch];
+    const StepPrice& price = run.mixed ? run.mixed_price : prices_.Decode(batch.model, inst.tp, batch.size());
+    Line upper = price.a, lower = price.b;
+    const auto slope = [&](const Line& line) { return line.per_token * batch.size() + line.per_chunk; };
+    TimePs high = upper.At(batch.context(), run.steps_before), low = lower.At(batch.context(), run.steps_before);
+    if (low > high || (low == high && slope(lower) > slope(upper))) {
+      std::swap(upper, lower);
+      std::swap(high, low);
+    }
+    part.a = high;
+    part.d = slope(upper);
+    run.cycle.a += part.a;
+    run.cycle.d += part.d;
+    part.a_sum = run.cycle.a;
+    part.d_sum = run.cycle.d;
+    if (slope(lower) > part.d) {
+      const std::int64_t valid = (high - low) / (slope(lower) - part.d) + 1;  // steps before the other line is the larger one
+      kink = std::min(kink, valid < kIntMax / m - 1 ? valid * m + p : kIntMax);
+    }
+    if (batch.size() > 0) end = std::min(end, (batch.StepsToFinish(requests_) - 1) * m + p + 1);
+  }
+  if (run.mixed) end = std::min(end, run.steps_left);
+  const std::int64_t limit = std::min(kink, end);
+  std::int64_t n = limit;
+  if (run.before == 0) run.first_step = run.parts.front().a;
+  if (inst.grant.quota != kNever) {
+    const TimePs quota = inst.grant.quota + (inst.grant.quota_after_first ? run.first_step : 0) - run.before;
+    n = std::min(n, 1 + (quota > 1 ? SubStepsWithin(run, quota - 1, limit) : 0));
+  }
+  const std::int64_t free = inst.kv_capacity - inst.kv_used;
+  if (Growth(inst, n) > free) {
+    std::int64_t fits = 1, too_many = n;  // one step fits: room was made
+    while (too_many - fits > 1) {
+      const std::int64_t middle = fits + (too_many - fits) / 2;
+      (Growth(inst, middle) > free ? too_many : fits) = middle;
+    }
+    n = fits;
+  }
+  run.planned = n;
+  run.goes_on = n == kink && kink < end;
+  events_.Set(i, now_ + Elapsed(run, n));
+}
+
+void Engine::ApplySteps(InstanceId i, std::int64_t n) {
+  Instance& inst = instances_[i];
+  RunState& run = inst.run;
+  if (n == 0) return;
+  const auto m = static_cast<std::int64_t>(run.parts.size());
+  inst.kv_used += Growth(inst, n);
+  for (std::int64_t p = 0; p < m; ++p) {
+    const Part& part = run.parts[p];
+    const std::int64_t steps = n / m + (p < n % m ? 1 : 0);
+    batches_[part.batch].Account(run.start + part.a_sum, run.cycle.a + part.d_sum, run.cycle.d, steps, requests_, metrics_, observer_);
+  }
+  const TimePs end = run.start + Elapsed(run, n);
+  metrics_.Busy(Activity::kDecode, run.start, end, inst.tp);
+  inst.busy += end - run.start;
+  run.before += end - run.start;
+  inst.step_time_since_switch += end - run.start;
+  inst.last_step_end = end;
+  if (run.mixed) {
+    for (const Grant::Piece& piece : inst.grant.pieces) requests_[piece.request].prefilled += static_cast<std::int32_t>(piece.tokens * n);
+    run.steps_before += n;
+    run.steps_left -= n;
+  }
+  Mark(static_cast<std::uint64_t>(end), static_cast<std::uint64_t>(n));
+}
+
+void Engine::FinishRun(InstanceId i) {
+  Instance& inst = instances_[i];
+  RunState& run = inst.run;
+  const auto m = static_cast<std::int64_t>(run.parts.size());
+  const std::int64_t n = run.planned;
+  ApplySteps(i, n);
+  if (run.goes_on) return;
+  inst.last_run_time = run.before;
+  inst.last_run_label = batches_[run.parts[(n - 1) % m].batch].label;
+  inst.phase = Phase::kBetween;
+  for (const Part& part : run.parts) {
+    for (;;) {
+      const RequestId id = batches_[part.batch].PopFinished(requests_);
+      if (id == kNone) break;
+      if (requests_[id].cancelled) --inst.cancelled;
+      Remove(id, Outcome::kFinished, true);
+    }
+  }
+  if (run.mixed) {
+    // Not by reference: what follows may start the next grant's bookkeeping on other instances only, never on this one.
+    for (const Grant::Piece& piece : inst.grant.pieces) {
+      Request& r = requests_[piece.request];
+      r.executing = false;
+      if (r.cancelled && r.prefilled < r.context()) {
+        --inst.cancelled;
+        Remove(piece.request, Outcome::kTimeout, true);
+      } else if (r.prefilled == r.context()) {
+        Token(piece.request);
+      }
+    }
+    Retire(run.parts.front().batch);
+  }
+  if (inst.cancelled > 0) {
+    for (const Part& part : run.parts) {
+      scratch_ = batches_[part.batch].stepping;
+      for (const RequestId id : scratch_) {
+        if (!requests_[id].cancelled) continue;
+        --inst.cancelled;
+        Remove(id, Outcome::kTimeout, true);
+      }
+    }
+  }
+}
+
+void Engine::Truncate(InstanceId i) {
+  Instance& inst = instances_[i];
+  RunState& run = inst.run;
+  const std::int64_t n = SubStepsWithin(run, now_ - run.start, run.planned) + 1;
+  if (n > run.planned) return;
+  run.planned = n;
+  run.goes_on = false;
+  events_.Set(i, run.start + Elapsed(run, n));
+}
+
+std::int64_t Engine::StepsByNow(const Instance& inst) const {
+  return inst.phase == Phase::kRun ? SubStepsWithin(inst.run, now_ - inst.run.start, inst.run.planned) : 0;
+}
+
+// -------------------------------------------------------------------------------------------------------------- switch
+
+std::int64_t Engine::LoadRate(NodeId n, ModelId m, int tp) {
+  Node& node = nodes_[n];
+  const auto at = std::find(node.cache.begin(), node.cache.end(), m);
+  if (at != node.cache.end()) {
+    node.cache.erase(at);
+    node.cache.push_back(m);
+    return setup_.host_load;
+  }
+  const std::int64_t bytes = prices_.WeightBytes(m, tp) * tp;
+  if (bytes <= setup_.host_cache_bytes) {
+    while (node.cache_used + bytes > setup_.host_cache_bytes) {
+      const ModelId old = node.cache.front();
+      node.cache.erase(node.cache.begin());
+      node.cache_used -= prices_.WeightBytes(old, tp) * tp;
+    }
+    node.cache.push_back(m);
+    node.cache_used += bytes;
+  }
+  return std::min(setup_.host_load, setup_.backing_load);
+}
+
+bool Engine::StartSwitch(InstanceId i, Grant& grant) {
+  Instance& inst = instances_[i];
+  const InstanceFacts& f = facts_[i];
+  const ModelId m = grant.model;
+  if (m < 0 || m >= static_cast<ModelId>(setup_.models.size())) Broken(fmt::format("instance {} switches to model {}", i, m));
+  if (f.pinned) Broken(fmt::format("instance {} is pinned and cannot switch", i));
+  if (!f.models.empty() && !std::binary_search(f.models.begin(), f.models.end(), m)) {
+    Broken(fmt::format("model {} may not run on instance {}", setup_.models[m].name, i));
+  }
+  const bool there = resident(i, m);
+  std::vector<ModelId> next = {m};
+  for (const ModelId k : grant.keep) {
+    if (k != m && resident(i, k)) next.push_back(k);
+  }
+  std::sort(next.begin() + 1, next.end());
+  if (prices_.KvCapacityBytes(inst.tp, next, f.prefetch_bytes) < inst.kv_used) {
+    if (inst.leaving == 0) Broken(fmt::format("switch to {} on instance {} leaves no room for the KV that is there", setup_.models[m].name, i));
+    events_.Clear(i);
+    SetPhase(i, Phase::kCopy);
+    return true;
+  }
+  if (m != inst.loaded) metrics_.Switch(m, now_);
+  inst.loaded = m;
+  SetResident(i, std::move(next));
+  Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(m) << 1 | 1u);
+  const TimePs credit = inst.step_time_since_switch;
+  inst.step_time_since_switch = 0;
+  if (there) return false;
+
+  SetPhase(i, Phase::kSwitch);
+  const std::int64_t bytes = prices_.WeightBytes(m, inst.tp);
+  metrics_.weight_bytes_moved += bytes * inst.tp;
+  inst.switch_earliest_end = now_ + grant.least;
+  inst.switch_loads_after_timer = false;
+  inst.switch_waits_for_prefetch = false;
+  if (grant.hiding == Grant::Hiding::kCredit) {
+    const TimePs load = setup_.engine_init + TransferTime(bytes, LoadRate(inst.node, m, inst.tp));
+    const TimePs end = now_ + std::max(grant.least, load - credit);
+    events_.Set(i, end);
+    return true;
+  }
+  if (grant.hiding == Grant::Hiding::kPrefetched && inst.prefetched == m) {
+    metrics_.weight_bytes_moved -= bytes * inst.tp;  // counted when the prefetch began
+    if (inst.prefetch_ready) {
+      SwitchTimerEnded(i);
+    } else {
+      inst.switch_waits_for_prefetch = true;
+      events_.Clear(i);
+    }
+    return true;
+  }
+  inst.switch_loads_after_timer = true;
+  if (setup_.engine_init > 0) {
+    events_.Set(i, now_ + setup_.engine_init);
+  } else {
+    SwitchTimerEnded(i);
+  }
+  return true;
+}
+
+// A stage of a switch is over: engine stages, the arrival of prefetched weights, or the copy out of the prefetch buffer.
+void Engine::SwitchTimerEnded(InstanceId i) {
+  Instance& inst = instances_[i];
+  const std::int64_t bytes = prices_.WeightBytes(inst.loaded, inst.tp);
+  if (inst.switch_loads_after_timer) {
+    inst.switch_loads_after_timer = false;
+    if (inst.prefetch_ticket >= 0) {
+      // A prefetch of something else is in the way of these weights.
+      links_[inst.link].Cancel(now_, inst.prefetch_ticket);
+      tickets_[inst.prefetch_ticket].kind = Ticket::Kind::kFree;
+      free_tickets_.push_back(inst.prefetch_ticket);
+      inst.prefetch_ticket = -1;
+      inst.prefetched = kNone;
+    }
+    events_.Clear(i);
+    Send(i, Direction::kIn, bytes, LoadRate(inst.node, inst.loaded, inst.tp), NewTicket(Ticket::Kind::kWeights, i));
+    return;
+  }
+  if (inst.prefetched == inst.loaded) {
+    // Out of the buffer: read and written once in GPU memory.
+    inst.prefetched = kNone;
+    inst.prefetch_ready = false;
+    events_.Set(i, std::max(inst.switch_earliest_end, now_ + setup_.engine_init + TransferTime(2 * bytes, setup_.gpu.hbm_bytes_per_s)));
+    return;
+  }
+  if (now_ < inst.switch_earliest_end) {
+    events_.Set(i, inst.switch_earliest_end);
+    return;
+  }
+  FinishSwitch(i);
+}
+
+void Engine::FinishSwitch(InstanceId i) {
+  Busy(i, Activity::kSwitch, instances_[i].phase_start);
+  Dispatch(i);
+}
+
+void Engine::StartPrefetch(InstanceId i, ModelId m) {
+  Instance& inst = instances_[i];
+  if (!setup_.prefetch || inst.prefetched == m || resident(i, m)) return;
+  if (prices_.WeightBytes(m, inst.tp) > facts_[i].prefetch_bytes) return;
+  if (inst.prefetch_ticket >= 0) return;  // one at a time; a mispredicted one is dropped when a switch needs the link
+  if (inst.phase == Phase::kSwitch) return;
+  inst.prefetched = m;
+  inst.prefetch_ready = false;
+  inst.prefetch_ticket = NewTicket(Ticket::Kind::kPrefetch, i);
+  const std::int64_t bytes = prices_.WeightBytes(m, inst.tp);
+  metrics_.weight_bytes_moved += bytes * inst.tp;
+  Send(i, Direction::kIn, bytes, LoadRate(inst.node, m, inst.tp), inst.prefetch_ticket);
+}
+
+// --------------------------------------------------------------------------------------------------------- KV movement
+
+std::int64_t Engine::NewTicket(Ticket::Kind kind, InstanceId i) {
+  if (free_tickets_.empty()) {
+    tickets_.emplace_back();
+    free_tickets_.push_back(static_cast<std::int64_t>(tickets_.size()) - 1);
+  }
+  const std::int64_t number = free_tickets_.back();
+  free_tickets_.pop_back();
+  Ticket& ticket = tickets_[number];
+  ticket.kind = kind;
+  ticket.instance = i;
+  ticket.batches.clear();
+  ticket.requests.clear();
+  return number;
+}
+
+void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket) {
+  const Instance& inst = instances_[i];
+  links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, ticket);
+  UpdateLink(inst.link);
+}
+
+void Engine::Evict(InstanceId i, Batch& batch) {
+  Instance& inst = instances_[i];
+  if (places_[batch.number] != Place::kGpu || batch.size() == 0) return;
+  const std::int64_t bytes = batch.Blocks() * BlockBytes(inst, batch.model);
+  if (!HostHasRoom(bytes * inst.tp)) {
+    // The hosts are full: the KV is lost, and its requests are prefilled again.
+    scratch_ = batch.stepping;
+    std::sort(scratch_.begin(), scratch_.end(), [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
+    const std::vector<RequestId> all = scratch_;
+    for (const RequestId id : all) Preempt(i, id);
+    return;
+  }
+  host_kv_used_ += bytes * inst.tp;
+  metrics_.kv_bytes_moved += bytes * inst.tp;
+  if (setup_.kv_out_free) {
+    inst.kv_used -= bytes;
+    places_[batch.number] = Place::kHost;
+    return;
+  }
+  places_[batch.number] = Place::kLeaving;
+  ++inst.leaving;
+  const std::int64_t ticket = NewTicket(Ticket::Kind::kBatchOut, i);
+  tickets_[ticket].batches.push_back({batch.number, bytes});
+  Send(i, Direction::kOut, bytes, setup_.kv_copy, ticket);
+}
+
+void Engine::Drop(InstanceId i, Batch& batch) {
+  Instance& inst = instances_[i];
+  const std::int32_t number = batch.number;
+  if (places_[number] != Place::kGpu && places_[number] != Place::kHost) Broken(fmt::format("instance {} drops KV that is moving", i));
+  const bool on_gpu = places_[number] == Place::kGpu;
+  while (batches_[number].members() > 0) {
+    const RequestId id = batches_[number].stepping.empty() ? batches_[number].incoming.back() : batches_[number].stepping.back();
+    Request& r = requests_[id];
+    const bool stepping = r.stepping;
+    batches_[number].Leave(id, requests_);
+    const std::int64_t bytes = r.blocks * BlockBytes(inst, r.model);
+    if (stepping ? on_gpu : r.kv == KvPlace::kGpu) {
+      inst.kv_used -= bytes;
+    } else if (stepping || r.kv == KvPlace::kHost) {
+      host_kv_used_ -= bytes * inst.tp;
+    } else if (r.kv == KvPlace::kMoving) {
+      ++r.stamp;  // the transfer finds a stranger and gives the memory back
+    }
+    r.kv = KvPlace::kNowhere;
+    r.blocks = 0;
+  }
+  Retire(number);
+}
+
+void Engine::Preempt(InstanceId i, RequestId id) {
+  Instance& inst = instances_[i];
+  Request& r = requests_[id];
+  const std::int32_t number = r.batch;
+  batches_[number].Leave(id, requests_);
+  const std::int64_t bytes = r.blocks * BlockBytes(inst, r.model);
+  Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(r.sequence) << 2 | 2u);
+  Retire(number);
+  const bool outgrown = BlocksOf(r.context() + 1) * BlockBytes(inst, r.model) > inst.kv_capacity;
+  if (!outgrown && setup_.swap && HostHasRoom(bytes * inst.tp)) {
+    host_kv_used_ += bytes * inst.tp;
+    metrics_.kv_bytes_moved += bytes * inst.tp;
+    if (setup_.kv_out_free) {
+      inst.kv_used -= bytes;
+      r.kv = KvPlace::kHost;
+    } else {
+      r.kv = KvPlace::kMoving;
+      ++inst.leaving;
+      const std::int64_t ticket = NewTicket(Ticket::Kind::kRequestsOut, i);
+      tickets_[ticket].requests.push_back({id, r.stamp, bytes});
+      Send(i, Direction::kOut, bytes, setup_.kv_copy, ticket);
+    }
+    for (Scheduler* s : schedulers_) s->OnPreempted(id, i, *this);
+    if (setup_.kv_out_free) {
+      for (Scheduler* s : schedulers_) s->OnQueued(id, i, *this);
+    }
+    return;
+  }
+  inst.kv_used -= bytes;
+  r.kv = KvPlace::kNowhere;
+  r.blocks = 0;
+  if (outgrown) {
+    Remove(id, Outcome::kKvGrowth, true);
+  } else if (inst.role == Role::kDecode) {
+    for (Scheduler* s : schedulers_) s->OnRemoved(id, i, *this);
+    RouteArrival(id);
+  } else {
+    for (Scheduler* s : schedulers_) s->OnPreempted(id, i, *this);
+  }
+}
+
+void Engine::Handover(RequestId id) {
+  Request& r = requests_[id];
+  const InstanceId i = r.instance;
+  Instance& inst = instances_[i];
+  for (Scheduler* s : schedulers_) s->OnRemoved(id, i, *this);
+  const std::int64_t bytes = r.blocks * BlockBytes(inst, r.model);
+  if (!HostHasRoom(bytes * inst.tp)) {
+    inst.kv_used -= bytes;
+    r.kv = KvPlace::kNowhere;
+    r.blocks = 0;
+    RouteArrival(id);
+    return;
+  }
+  host_kv_used_ += bytes * inst.tp;
+  if (setup_.handover_free) {
+    inst.kv_used -= bytes;
+    r.kv = KvPlace::kHost;
+    RouteToDecode(id);
+    return;
+  }
+  metrics_.kv_bytes_moved += bytes * inst.tp;
+  r.kv = KvPlace::kMoving;
+  ++inst.leaving;
+  const std::int64_t ticket = NewTicket(Ticket::Kind::kHandover, i);
+  tickets_[ticket].requests.push_back({id, r.stamp, bytes});
+  Send(i, Direction::kOut, bytes, setup_.kv_copy, ticket);
+}
+
+void Engine::RouteToDecode(RequestId id) {
+  Request& r = requests_[id];
+  if (!setup_.exact_timeouts) {
+    const std::int64_t sequence = r.sequence;
+    OverdueAtScheduling();
+    if (!r.live || r.sequence != sequence) return;
+  }
+  const InstanceId from = r.instance;
+  const InstanceId to = router_.RouteHandover(id, *this);
+  if (to < 0 || to >= static_cast<InstanceId>(instances_.size()) || instances_[to].role == Role::kPrefill) {
+    Broken(fmt::format("request {} handed over to instance {}", r.sequence, to));
+  }
+  const Instance& inst = instances_[to];
+  if (inst.tp != instances_[from].tp) {
+    // The KV is laid out anew for the other TP degree.
+    host_kv_used_ += r.blocks * (BlockBytes(inst, r.model) * inst.tp - BlockBytes(instances_[from], r.model) * instances_[from].tp);
+  }
+  r.instance = to;
+  const std::int64_t capacity =
+      facts_[to].pinned ? inst.kv_capacity : prices_.KvCapacityBytes(inst.tp, {&r.model, 1}, facts_[to].prefetch_bytes);
+  if (BlocksOf(r.context() + 1) * BlockBytes(inst, r.model) > capacity) {
+    Remove(id, Outcome::kKvGrowth, false);
+    return;
+  }
+  QueueAt(id, to);
+}
+
+void Engine::FinishTicket(std::int64_t number) {
+  // Taken out whole: what follows may make new tickets.
+  Ticket ticket = std::move(tickets_[number]);
+  tickets_[number].kind = Ticket::Kind::kFree;
+  free_tickets_.push_back(number);
+  const InstanceId i = ticket.instance;
+  Instance& inst = instances_[i];
+  Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(i) << 3 | 3u);
+  switch (ticket.kind) {
+    case Ticket::Kind::kWeights:
+      if (now_ < inst.switch_earliest_end) {
+        events_.Set(i, inst.switch_earliest_end);
+      } else {
+        FinishSwitch(i);
+      }
+      return;
+    case Ticket::Kind::kPrefetch:
+      inst.prefetch_ready = true;
+      inst.prefetch_ticket = -1;
+      if (inst.switch_waits_for_prefetch) {
+        inst.switch_waits_for_prefetch = false;
+        SwitchTimerEnded(i);
+      }
+      return;
+    case Ticket::Kind::kBatchOut:
+      --inst.leaving;
+      for (const auto& [batch, bytes] : ticket.batches) {
+        inst.kv_used -= bytes;
+        const std::int64_t left = batches_[batch].Blocks() * BlockBytes(inst, batches_[batch].model);
+        host_kv_used_ -= (bytes - left) * inst.tp;
+        places_[batch] = Place::kHost;
+        Retire(batch);
+      }
+      break;
+    case Ticket::Kind::kIn:
+      for (const auto& [batch, bytes] : ticket.batches) {
+        host_kv_used_ -= bytes * inst.tp;
+        inst.kv_used -= bytes - batches_[batch].Blocks() * BlockBytes(inst, batches_[batch].model);
+        places_[batch] = Place::kGpu;
+        Retire(batch);
+      }
+      for (const MovingRequest& m : ticket.requests) {
+        host_kv_used_ -= m.bytes * inst.tp;
+        Request& r = requests_[m.id];
+        if (r.live && r.stamp == m.stamp) {
+          r.kv = KvPlace::kGpu;
+        } else {
+          inst.kv_used -= m.bytes;
+        }
+      }
+      break;
+    case Ticket::Kind::kRequestsOut:
+    case Ticket::Kind::kHandover:
+      --inst.leaving;
+      for (const MovingRequest& m : ticket.requests) {
+        inst.kv_used -= m.bytes;
+        Request& r = requests_[m.id];
+        if (!r.live || r.stamp != m.stamp) {
+          host_kv_used_ -= m.bytes * inst.tp;
+          continue;
+        }
+        r.kv = KvPlace::kHost;
+        if (ticket.kind == Ticket::Kind::kHandover) {
+          RouteToDecode(m.id);
+        } else {
+          for (Scheduler* s : schedulers_) s->OnQueued(m.id, i, *this);
+        }
+      }
+      break;
+    case Ticket::Kind::kFree: Broken("a transfer ended twice");
+  }
+  if (inst.phase == Phase::kCopy) {
+    Busy(i, Activity::kKvCopy, inst.phase_start);
+    Dispatch(i);
+  } else if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) {
+    Dispatch(i);
+  } else if (inst.phase == Phase::kRun && (ticket.kind == Ticket::Kind::kIn || ticket.kind == Ticket::Kind::kRequestsOut)) {
+    Truncate(i);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ requests
+
+void Engine::Detach(RequestId id) {
+  Request& r = requests_[id];
+  Instance& inst = instances_[r.instance];
+  Place place = r.kv == KvPlace::kGpu ? Place::kGpu : r.kv == KvPlace::kHost ? Place::kHost : Place::kLeaving;
+  if (r.kv == KvPlace::kNowhere && !r.stepping) return;
+  if (r.batch != kNone) {
+    const std::int32_t number = r.batch;
+    if (r.stepping) place = places_[number];
+    batches_[number].Leave(id, requests_);
+    Retire(number);
+  }
+  const std::int64_t bytes = r.blocks * BlockBytes(inst, r.model);
+  if (place == Place::kGpu) {
+    inst.kv_used -= bytes;
+  } else if (place == Place::kHost) {
+    host_kv_used_ -= bytes * inst.tp;
+  }  // else: the transfer gives the memory back when it ends
+  r.kv = KvPlace::kNowhere;
+  r.blocks = 0;
+}
+
+void Engine::Remove(RequestId id, Outcome outcome, bool known_to_policy) {
+  Request& r = requests_[id];
+  Detach(id);
+  r.outcome = outcome;
+  Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(r.sequence) << 3 | static_cast<std::uint64_t>(outcome));
+  if (known_to_policy) {
+    for (Scheduler* s : schedulers_) s->OnRemoved(id, r.instance, *this);
+  }
+  metrics_.Leave(r, now_);
+  ++(outcome == Outcome::kFinished ? finished_ : failed_);
+  if (request_sink_) request_sink_(r, metrics_.targets(r.model));
+  requests_.Free(id);
+}
+
+void Engine::Cancel(RequestId id) {
+  Request& r = requests_[id];
+  Instance& inst = instances_[r.instance];
+  const auto in_run = [&] {
+    if (inst.phase != Phase::kRun || !r.stepping) return false;
+    return std::any_of(inst.run.parts.begin(), inst.run.parts.end(), [&](const Part& p) { return p.batch == r.batch; });
+  };
+  if (r.executing || in_run()) {
+    r.cancelled = true;
+    ++inst.cancelled;
+    if (inst.phase == Phase::kRun) Truncate(r.instance);
+    return;
+  }
+  const InstanceId i = r.instance;
+  const bool handed_over = r.kv == KvPlace::kMoving && inst.role == Role::kPrefill;
+  Remove(id, Outcome::kTimeout, !handed_over);
+  if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) Dispatch(i);
+}
+
+// ------------------------------------------------------------------------------------------------------------- batches
+
+const Batch* Engine::FindBatch(InstanceId i, int label) const {
+  const std::vector<std::int32_t>& labels = instances_[i].labels;
+  if (label < 0 || label >= static_cast<int>(labels.size()) || labels[label] == kNone) return nullptr;
+  return &batches_[labels[label]];
+}
+
+Batch* Engine::FindBatch(InstanceId i, int label) { return const_cast<Batch*>(std::as_const(*this).FindBatch(i, label)); }
+
+Batch& Engine::BatchFor(InstanceId i, int label, ModelId m) {
+  if (Batch* batch = FindBatch(i, label)) return *batch;
+  if (label < 0 || label > 1'000'000) Broken(fmt::format("instance {} was granted a batch with label {}", i, label));
+  if (free_batches_.empty()) {
+    batches_.emplace_back();
+    places_.push_back(Place::kGpu);
+    free_batches_.push_back(static_cast<std::int32_t>(batches_.size()) - 1);
+  }
+  const std::int32_t number = free_batches_.back();
+  free_batches_.pop_back();
+  batches_[number].Reset(number, i, label, m, setup_.block_tokens);
+  places_[number] = Place::kGpu;
+  std::vector<std::int32_t>& labels = instances_[i].labels;
+  if (label >= static_cast<int>(labels.size())) labels.resize(static_cast<std::size_t>(label) + 1, kNone);
+  labels[label] = number;
+  return batches_[number];
+}
+
+void Engine::Retire(std::int32_t number) {
+  Batch& batch = batches_[number];
+  if (batch.members() > 0 || batch.instance == kNone) return;
+  if (batch.label != kNone) instances_[batch.instance].labels[batch.label] = kNone;
+  batch.label = kNone;  // the policy may use its name again
+  if (places_[number] == Place::kLeaving || places_[number] == Place::kComing) return;  // again when the transfer ends
+  batch.instance = kNone;
+  free_batches_.push_back(number);
+}
+
+// --------------------------------------------------------------------------------------------------------------- views
+
+RequestView Engine::request(RequestId id) const {
+  const Request& r = requests_[id];
+  RequestView v;
+  v.sequence = r.sequence;
+  v.model = r.model;
+  v.arrival = r.arrival;
+  v.prompt_tokens = r.prompt;
+  v.generated = r.generated;
+  v.prefilled = r.prefilled;
+  v.kv = r.kv;
+  if (r.stepping) {
+    const Instance& inst = instances_[r.instance];
+    std::int64_t more = 0;
+    if (inst.phase == Phase::kRun) {
+      const auto m = static_cast<std::int64_t>(inst.run.parts.size());
+      for (std::int64_t p = 0; p < m; ++p) {
+        if (inst.run.parts[p].batch != r.batch) continue;
+        const std::int64_t n = StepsByNow(inst);
+        more = n / m + (p < n % m ? 1 : 0);
+      }
+    }
+    v.generated = static_cast<std::int32_t>(batches_[r.batch].Generated(r) + more);
+    switch (places_[r.batch]) {
+      case Place::kGpu: v.kv = KvPlace::kGpu; break;
+      case Place::kHost: v.kv = KvPlace::kHost; break;
+      default: v.kv = KvPlace::kMoving;
+    }
+  }
+  return v;
+}
+
+bool Engine::resident(InstanceId i, ModelId m) const {
+  const std::vector<ModelId>& list = instances_[i].resident;
+  return std::find(list.begin(), list.end(), m) != list.end();
+}
+
+bool Engine::busy(InstanceId i) const {
+  const Phase p = instances_[i].phase;
+  return p != Phase::kIdle && p != Phase::kWait;
+}
+
+BatchView Engine::batch(InstanceId i, int label) const {
+  BatchView v;
+  const Batch* batch = FindBatch(i, label);
+  if (batch == nullptr) return v;
+  v.model = batch->model;
+  v.size = batch->members();
+  v.context_tokens = batch->context();
+  for (const RequestId id : batch->incoming) v.context_tokens += requests_[id].context();
+  const Instance& inst = instances_[i];
+  if (inst.phase == Phase::kRun) {
+    const auto m = static_cast<std::int64_t>(inst.run.parts.size());
+    for (std::int64_t p = 0; p < m; ++p) {
+      if (inst.run.parts[p].batch != batch->number) continue;
+      const std::int64_t n = StepsByNow(inst);
+      v.context_tokens += (n / m + (p < n % m ? 1 : 0)) * batch->size();
+    }
+  }
+  v.on_gpu = places_[batch->number] == Place::kGpu && batch->size() > 0;
+  return v;
+}
+
+std::int64_t Engine::kv_capacity_tokens(InstanceId i, ModelId m) const {
+  const Instance& inst = instances_[i];
+  return inst.kv_capacity / BlockBytes(inst, m) * setup_.block_tokens;
+}
+
+std::int64_t Engine::kv_free_tokens(InstanceId i, ModelId m) const {
+  const Instance& inst = instances_[i];
+  const std::int64_t grown = inst.phase == Phase::kRun ? Growth(inst, StepsByNow(inst)) : 0;
+  return std::max<std::int64_t>(0, inst.kv_capacity - inst.kv_used - grown) / BlockBytes(inst, m) * setup_.block_tokens;
+}
+
+TimePs Engine::last_step_end(InstanceId i) const {
+  const Instance& inst = instances_[i];
+  if (inst.phase == Phase::kRun) {
+    const std::int64_t n = StepsByNow(inst);
+    if (n > 0) return inst.run.start + Elapsed(inst.run, n);
+  }
+  return inst.last_step_end;
+}
+
+// --------------------------------------------------------------------------------------------------------------- books
+
+void Engine::Busy(InstanceId i, Activity activity, TimePs from) {
+  Instance& inst = instances_[i];
+  metrics_.Busy(activity, from, now_, inst.tp);
+  inst.busy += now_ - from;
+}
+
+void Engine::CheckInvariants() const {
+  std::vector<std::int64_t> gpu(instances_.size(), 0);
+  __int128 host = 0;
+  for (RequestId id = 0; id < static_cast<RequestId>(requests_.slots()); ++id) {
+    const Request& r = requests_[id];
+    if (!r.live || r.stepping || r.kv == KvPlace::kNowhere || r.kv == KvPlace::kMoving) continue;
+    const Instance& inst = instances_[r.instance];
+    const std::int64_t bytes = r.blocks * BlockBytes(inst, r.model);
+    if (r.kv == KvPlace::kGpu) gpu[r.instance] += bytes;
+    if (r.kv == KvPlace::kHost) host += static_cast<__int128>(bytes) * inst.tp;
+  }
+  for (const Batch& batch : batches_) {
+    if (batch.instance == kNone) continue;
+    const Instance& inst = instances_[batch.instance];
+    std::int64_t blocks = 0, context = 0;
+    for (const RequestId id : batch.stepping) {
+      const std::int64_t tokens = batch.steps() + requests_[id].context_offset;
+      context += tokens;
+      blocks += BlocksOf(tokens);
+    }
+    if (blocks != batch.Blocks() || context != batch.context()) Broken("I1: a batch's blocks or context are not those of its members");
+    if (places_[batch.number] == Place::kGpu) gpu[batch.instance] += blocks * BlockBytes(inst, batch.model);
+    if (places_[batch.number] == Place::kHost) host += static_cast<__int128>(blocks * BlockBytes(inst, batch.model)) * inst.tp;
+  }
+  for (const Ticket& ticket : tickets_) {
+    if (ticket.kind == Ticket::Kind::kFree || ticket.kind == Ticket::Kind::kWeights || ticket.kind == Ticket::Kind::kPrefetch) continue;
+    for (const auto& b : ticket.batches) {
+      gpu[ticket.instance] += b.second;
+      host += static_cast<__int128>(b.second) * instances_[ticket.instance].tp;
+    }
+    for (const MovingRequest& m : ticket.requests) {
+      gpu[ticket.instance] += m.bytes;
+      host += static_cast<__int128>(m.bytes) * instances_[ticket.instance].tp;
+    }
+  }
+  for (std::size_t i = 0; i < instances_.size(); ++i) {
+    const Instance& inst = instances_[i];
+    if (inst.kv_used != gpu[i]) Broken(fmt::format("I1: instance {} books {} bytes of KV, its requests hold {}", i, inst.kv_used, gpu[i]));
+    const std::int64_t grown = inst.phase == Phase::kRun ? Growth(inst, StepsByNow(inst)) : 0;
+    if (inst.kv_used + grown < 0 || inst.kv_used + grown > inst.kv_capacity) {
+      Broken(fmt::format("I1: instance {} holds {} bytes of KV of {}", i, inst.kv_used + grown, inst.kv_capacity));
+    }
+  }
+  if (host != host_kv_used_ || host < 0 || host_kv_used_ > setup_.host_kv_bytes) {
+    Broken(fmt::format("I2: hosts book {} bytes of KV of {}", host_kv_used_, setup_.host_kv_bytes));
+  }
+  for (const Node& node : nodes_) {
+    if (node.cache_used < 0 || node.cache_used > setup_.host_cache_bytes) Broken("I2: a host's weight cache is over its size");
+  }
+}
+
+void Engine::CheckEnd() const {
+  if (result_.requests != finished_ + failed_ + result_.unfinished) Broken("I3: requests in are not finished + failed + unfinished");
+  for (std::size_t i = 0; i < instances_.size(); ++i) {
+    if (instances_[i].busy > result_.end) Broken(fmt::format("I5: instance {} was busy for longer than it was owned", i));
+  }
+  if (setup_.horizon == kNever) {
+    if (result_.unfinished != 0) Broken(fmt::format("I3: {} requests were left behind with nothing to wait for", result_.unfinished));
+    if (host_kv_used_ != 0) Broken("I2: KV is left on the hosts after the last request");
+    for (const Instance& inst : instances_) {
+      if (inst.kv_used != 0) Broken("I1: KV is left on a GPU after the last request");
+    }
+  }
+}
+
+void Engine::Broken(const std::string& what) const {
+  std::fprintf(stderr, "poolsim: invariant broken in pool %s, policy %s, at %.12f s, event %lld, fingerprint %016llx: %s\n", setup_.name.c_str(),
+               setup_.policy_name.c_str(), ToSeconds(now_), static_cast<long long>(result_.events),
+               static_cast<unsigned long long>(result_.fingerprint), what.c_str());
+  std::abort();
+}
+
+}  // namespace poolsim

@@ -1,0 +1,302 @@
+// The engine of one pool: the only loop. It executes what the policy grants, keeps the books, and tells the metrics.
+//
+// One event per grant, not per token: a run of decode steps is a closed form (series.h), and what may end it early (a completion,
+// KV memory, the quota, the crossing of two price lines, a request that joins) is found by solving for the step.
+//
+// Order of simultaneous events: instances by number, links by number, client timeouts, arrivals. A step that ends at t is done for
+// everything else that happens at t, and the next step has begun.
+//
+// Numbered invariants (checked at every event with `check`, and at the end always):
+//   I1  0 <= KV bytes on an instance <= its capacity, and they are the sum of its requests' blocks
+//   I2  0 <= KV bytes and weights on a host <= its capacity
+//   I3  requests in = finished + failed + unfinished
+//   I4  output tokens = tokens delivered to requests
+//   I5  busy + idle = owned time, per instance
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sim/batch.h"
+#include "sim/event_queue.h"
+#include "sim/link.h"
+#include "sim/metrics.h"
+#include "sim/policy.h"
+#include "sim/prices.h"
+#include "sim/request.h"
+#include "sim/request_source.h"
+#include "sim/scenario.h"
+
+namespace poolsim {
+
+// What a pool is, resolved to integers.
+struct PoolSetup {
+  std::string name;
+  std::string policy_name;  // for messages
+  FleetFacts fleet;
+  GpuFacts gpu;
+  std::vector<ModelFacts> models;
+  std::int64_t host_cache_bytes = 0;  // per node
+  std::int64_t host_kv_bytes = 0;   // over all nodes: the hosts' KV memory is one store; moving KV between hosts takes no time
+
+  std::int64_t block_tokens = 16;
+  bool swap = false;  // KV exhaustion preempts by swap, else by recomputation
+
+  TimePs engine_init = 0;
+  std::int64_t host_load = 0;      // bytes/s, weights from the host, per GPU
+  std::int64_t backing_load = 0;   // bytes/s, weights from behind the host cache
+  bool prefetch = true;
+  bool overlap_kv = true;
+  std::int64_t kv_copy = 0;        // bytes/s per GPU
+  bool kv_out_free = false;
+  bool kv_join_free = false;
+  bool handover_free = false;
+  double both_ways_share[2] = {1, 1};
+  std::int64_t gpus_per_link = 1;
+
+  TimePs first_token_timeout = kNever;
+  TimePs total_timeout = kNever;
+  bool exact_timeouts = true;
+
+  TimePs warmup = 0;
+  TimePs window = 60 * kPsPerSecond;
+  TimePs horizon = kNever;
+  bool check = false;
+};
+
+// A finished or failed request, for requests.csv.
+using RequestSink = std::function<void(const Request&, const Targets&)>;
+// Simulated time, requests so far.
+using ProgressSink = std::function<void(TimePs, std::int64_t)>;
+
+struct EngineResult {
+  TimePs end = 0;
+  std::int64_t events = 0;
+  std::uint64_t fingerprint = 0;
+  std::int64_t gpus = 0;           // owned, in whole TP groups
+  std::int64_t stranded_gpus = 0;  // in nodes begun, left over by whole groups, within what the fleet has
+  std::int64_t requests = 0;
+  std::int64_t unfinished = 0;
+};
+
+class Engine final : public ClusterView, public Oracle {
+ public:
+  // `parts` outlive the engine. Throws InfeasibleError or InputError when the plan cannot be carried out.
+  Engine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, std::vector<Scheduler*> schedulers);
+  ~Engine() override;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Replays `source` to its end (or the horizon). `to_pool[m]`: the pool's number of the source's model m; kNone: another pool's.
+  EngineResult Run(RequestSource& source, const std::function<ModelId(std::int32_t)>& to_pool);
+
+  Metrics& metrics() { return metrics_; }
+  const std::vector<InstanceFacts>& plan() const { return facts_; }
+  void set_request_sink(RequestSink sink) { request_sink_ = std::move(sink); }
+  void set_progress(ProgressSink sink) { progress_ = std::move(sink); }
+  void set_token_observer(TokenObserver* observer) { observer_ = observer; }
+
+  // ClusterView
+  TimePs now() const override { return now_; }
+  const std::vector<ModelFacts>& models() const override { return setup_.models; }
+  const std::vector<InstanceFacts>& instances() const override { return facts_; }
+  const PriceView& prices() const override { return prices_; }
+  RequestView request(RequestId r) const override;
+  ModelId loaded(InstanceId i) const override { return instances_[i].loaded; }
+  bool resident(InstanceId i, ModelId m) const override;
+  bool busy(InstanceId i) const override;
+  BatchView batch(InstanceId i, int label) const override;
+  std::int64_t kv_capacity_tokens(InstanceId i, ModelId m) const override;
+  std::int64_t kv_free_tokens(InstanceId i, ModelId m) const override;
+  std::int64_t kv_rounded_tokens(std::int64_t tokens) const override { return BlocksOf(tokens) * setup_.block_tokens; }
+  TimePs last_step_end(InstanceId i) const override;
+  TimePs last_run_time(InstanceId i) const override { return instances_[i].last_run_time; }
+  TimePs last_run_first_step(InstanceId i) const override { return instances_[i].run.first_step; }
+  int last_run_label(InstanceId i) const override { return instances_[i].last_run_label; }
+  // Oracle
+  std::int32_t output_tokens(RequestId r) const override { return requests_[r].output; }
+
+ private:
+  enum class Room : std::uint8_t { kThere, kWait, kAskAgain };
+  enum class Phase : std::uint8_t { kIdle, kWait, kBetween, kPrefill, kRun, kSwitch, kCopy };
+  enum class Place : std::uint8_t { kGpu, kLeaving, kHost, kComing };  // of a batch's stepping members
+
+  // A batch's share in a run: its step j takes a + d j while price_a (or price_b) is the larger line.
+  struct Part {
+    std::int32_t batch = kNone;
+    TimePs a = 0;
+    TimePs d = 0;
+    TimePs a_sum = 0;  // of this part and those before it in the rotation
+    TimePs d_sum = 0;
+  };
+  // Steps in a rotation of `parts`: sub-step n belongs to part n mod M. Ends early at a kink, where it goes on by itself.
+  struct RunState {
+    std::vector<Part> parts;
+    Series cycle;               // a whole rotation
+    TimePs start = 0;           // of this segment
+    std::int64_t planned = 0;   // sub-steps of this segment
+    bool goes_on = false;       // the segment ends at a kink only
+    TimePs before = 0;          // time in earlier segments of the same grant
+    TimePs first_step = 0;
+    std::int64_t steps_before = 0;  // mixed: chunks done in earlier segments
+    StepPrice mixed_price;      // mixed: the price of the whole run
+    bool mixed = false;
+    std::int64_t steps_left = 0;  // mixed: steps that are left to do
+  };
+  struct Instance {
+    int tp = 1;
+    NodeId node = 0;
+    std::int32_t link = 0;
+    int lane = 0;
+    Role role = Role::kBoth;
+    Phase phase = Phase::kIdle;
+    std::int64_t cancelled = 0;      // requests that gave up while they were executing or stepping here
+    TimePs phase_start = 0;
+    ModelId loaded = kNone;
+    std::vector<ModelId> resident;
+    ModelId prefetched = kNone;      // in the prefetch buffer, or on its way there
+    bool prefetch_ready = false;
+    std::int64_t prefetch_ticket = -1;
+    bool switch_waits_for_prefetch = false;
+    bool switch_loads_after_timer = false;  // engine stages first, then the weights
+    TimePs switch_earliest_end = 0;
+    std::int64_t kv_used = 0;        // bytes per GPU, without the growth of the present run
+    std::int64_t kv_capacity = 0;
+    std::int64_t leaving = 0;        // transfers out that are pending
+    TimePs last_step_end = 0;
+    TimePs last_run_time = 0;
+    int last_run_label = kNone;
+    TimePs step_time_since_switch = 0;
+    TimePs busy = 0;
+    RunState run;
+    Grant grant;
+    std::vector<std::int32_t> labels;  // batch numbers by label; kNone: none
+  };
+  struct Node {
+    std::int64_t cache_used = 0;
+    std::vector<ModelId> cache;      // least recently used first
+  };
+  struct MovingRequest {
+    RequestId id;
+    std::uint32_t stamp;
+    std::int64_t bytes;              // per GPU
+  };
+  struct Ticket {
+    enum class Kind : std::uint8_t { kFree, kWeights, kPrefetch, kBatchOut, kRequestsOut, kIn, kHandover } kind = Kind::kFree;
+    InstanceId instance = kNone;
+    std::vector<std::pair<std::int32_t, std::int64_t>> batches;  // number, bytes per GPU
+    std::vector<MovingRequest> requests;
+  };
+  struct Deadline {
+    TimePs at;
+    RequestId id;
+    std::int64_t sequence;
+  };
+  // Set-up.
+  void PlaceInstances(Placement& placement);
+  [[noreturn]] void ThrowTooLarge(const std::vector<ModelId>& models, int tp) const;
+  // The loop.
+  void OnArrival(RequestSource& source, const std::function<ModelId(std::int32_t)>& to_pool);
+  void OnInstance(InstanceId i);
+  void OnLink(std::int32_t link);
+  void OnTimeouts();
+  void OverdueAtScheduling();
+  void Dispatch(InstanceId i);
+  bool Start(InstanceId i, Grant& grant);  // false: done at once, ask again
+  // Grants.
+  void ApplyMembership(InstanceId i, Grant& grant);
+  bool StartPrefill(InstanceId i, Grant& grant);
+  bool StartDecode(InstanceId i, Grant& grant);
+  bool StartMixed(InstanceId i, Grant& grant);
+  bool StartSwitch(InstanceId i, Grant& grant);
+  void StartPrefetch(InstanceId i, ModelId m);
+  void FinishPrefill(InstanceId i);
+  void FinishSwitch(InstanceId i);
+  void SwitchTimerEnded(InstanceId i);
+  // Runs.
+  void BeginSegment(InstanceId i);
+  std::int64_t SubStepsWithin(const RunState& run, TimePs t, std::int64_t limit) const;
+  TimePs Elapsed(const RunState& run, std::int64_t sub_steps) const;
+  std::int64_t Growth(const Instance& inst, std::int64_t sub_steps) const;  // KV bytes
+  void ApplySteps(InstanceId i, std::int64_t sub_steps);
+  void FinishRun(InstanceId i);
+  void Truncate(InstanceId i);
+  std::int64_t StepsByNow(const Instance& inst) const;
+  Room MakeRoom(InstanceId i, Batch& first);
+  // KV movement.
+  void Evict(InstanceId i, Batch& batch);
+  void Drop(InstanceId i, Batch& batch);
+  void Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiting);
+  void Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket);  // bytes > 0
+  void Handover(RequestId id);
+  void RouteToDecode(RequestId id);
+  void FinishTicket(std::int64_t number);
+  std::int64_t NewTicket(Ticket::Kind kind, InstanceId i);
+  // Requests.
+  void QueueAt(RequestId id, InstanceId i);
+  void Poke(InstanceId i, RequestId id);
+  void RouteArrival(RequestId id);
+  void Token(RequestId id);
+  void Remove(RequestId id, Outcome outcome, bool known_to_policy);
+  void Cancel(RequestId id);
+  void Detach(RequestId id);  // out of its batch, its KV given back
+  void Preempt(InstanceId i, RequestId id);
+  // Batches.
+  Batch* FindBatch(InstanceId i, int label);
+  const Batch* FindBatch(InstanceId i, int label) const;
+  Batch& BatchFor(InstanceId i, int label, ModelId m);
+  void Retire(std::int32_t number);  // when it has no members
+  // Books.
+  std::int64_t BlockBytes(const Instance& inst, ModelId m) const { return setup_.block_tokens * prices_.KvBytesPerToken(m, inst.tp); }
+  std::int64_t BlocksOf(std::int64_t tokens) const { return (tokens + setup_.block_tokens - 1) / setup_.block_tokens; }
+  void SetResident(InstanceId i, std::vector<ModelId> resident);
+  bool HostHasRoom(std::int64_t bytes) const { return host_kv_used_ + bytes <= setup_.host_kv_bytes; }
+  std::int64_t LoadRate(NodeId n, ModelId m, int tp);
+  void Busy(InstanceId i, Activity activity, TimePs from);
+  void SetPhase(InstanceId i, Phase phase) {
+    instances_[i].phase = phase;
+    instances_[i].phase_start = now_;
+  }
+  void UpdateLink(std::int32_t link);
+  void Mark(std::uint64_t a, std::uint64_t b);
+  void CheckInvariants() const;
+  void CheckEnd() const;
+  [[noreturn]] void Broken(const std::string& what) const;
+
+  PoolSetup setup_;
+  const Prices& prices_;
+  Router& router_;
+  std::vector<Scheduler*> schedulers_;  // the first one decides; all are told what happens
+  Metrics metrics_;
+  std::vector<InstanceFacts> facts_;
+  std::vector<Instance> instances_;
+  std::vector<Node> nodes_;
+  std::vector<Link> links_;
+  std::vector<Batch> batches_;
+  std::vector<Place> places_;           // by batch number
+  std::vector<std::int32_t> free_batches_;
+  std::vector<Ticket> tickets_;
+  std::vector<std::int64_t> free_tickets_;
+  RequestTable requests_;
+  EventQueue events_;
+  std::deque<Deadline> first_token_deadlines_;
+  std::deque<Deadline> total_deadlines_;
+  std::int64_t host_kv_used_ = 0;
+  TimePs now_ = 0;
+  std::int64_t next_sequence_ = 0;
+  RequestSpec upcoming_;
+  bool has_upcoming_ = false;
+  EngineResult result_;
+  std::int64_t finished_ = 0;
+  std::int64_t failed_ = 0;
+  RequestSink request_sink_;
+  ProgressSink progress_;
+  TokenObserver* observer_ = nullptr;
+  std::vector<RequestId> scratch_;
+};
+
+}  // namespace poolsim

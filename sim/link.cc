@@ -1,0 +1,60 @@
+#include "sim/link.h"
+
+#include <algorithm>
+
+namespace poolsim {
+
+void Link::Advance(TimePs now) {
+  const TimePs passed = now - now_;
+  if (passed > 0) {
+    for (Lane& lane : lanes_) {
+      if (lane.queue.empty()) continue;
+      Transfer& t = lane.queue.front();
+      t.left = std::max<__int128>(0, t.left - static_cast<__int128>(t.rate) * passed);
+    }
+  }
+  now_ = now;
+}
+
+void Link::Reprice() {
+  std::int64_t active[2] = {0, 0};
+  for (std::size_t i = 0; i < lanes_.size(); ++i) active[i & 1] += lanes_[i].queue.empty() ? 0 : 1;
+  next_end_ = kNever;
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    if (lanes_[i].queue.empty()) continue;
+    Transfer& t = lanes_[i].queue.front();
+    std::int64_t rate = std::min(t.cap, config_.rate[i & 1] / active[i & 1]);
+    if (!lanes_[i ^ 1].queue.empty()) {
+      rate = static_cast<std::int64_t>(static_cast<double>(rate) * config_.both_ways_share[i & 1]);
+    }
+    t.rate = std::max<std::int64_t>(1, rate);
+    next_end_ = std::min(next_end_, now_ + static_cast<TimePs>((t.left + (t.rate - 1)) / t.rate));
+  }
+}
+
+void Link::Add(TimePs now, int lane, Direction direction, std::int64_t bytes, std::int64_t cap, std::int64_t ticket) {
+  Advance(now);
+  lanes_[Index(lane, direction)].queue.push_back({static_cast<__int128>(bytes) * kPsPerSecond, cap, 1, ticket});
+  Reprice();
+}
+
+std::int64_t Link::PopFinished(TimePs now) {
+  Advance(now);
+  for (Lane& lane : lanes_) {
+    if (lane.queue.empty() || lane.queue.front().left > 0) continue;
+    const std::int64_t ticket = lane.queue.front().ticket;
+    lane.queue.pop_front();
+    Reprice();
+    return ticket;
+  }
+  Reprice();
+  return -1;
+}
+
+void Link::Cancel(TimePs now, std::int64_t ticket) {
+  Advance(now);
+  for (Lane& lane : lanes_) std::erase_if(lane.queue, [ticket](const Transfer& t) { return t.ticket == ticket; });
+  Reprice();
+}
+
+}  // namespace poolsim

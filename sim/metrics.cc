@@ -1,0 +1,145 @@
+#include "sim/metrics.h"
+
+#include <algorithm>
+
+namespace poolsim {
+
+const char* OutcomeName(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kPending: return "unfinished";
+    case Outcome::kFinished: return "finished";
+    case Outcome::kTimeout: return "timeout";
+    case Outcome::kKvPrompt: return "kv_prompt";
+    case Outcome::kKvGrowth: return "kv_growth";
+  }
+  return "?";
+}
+
+void ModelMetrics::Merge(const ModelMetrics& o) {
+  requests += o.requests;
+  for (int i = 0; i < kOutcomes; ++i) outcomes[i] += o.outcomes[i];
+  prompt_tokens += o.prompt_tokens;
+  wanted_tokens += o.wanted_tokens;
+  output_tokens += o.output_tokens;
+  on_time_tokens += o.on_time_tokens;
+  on_time_requests += o.on_time_requests;
+  smooth_requests += o.smooth_requests;
+  service += o.service;
+  switches += o.switches;
+  ttft.Merge(o.ttft);
+  tbt.Merge(o.tbt);
+  tpot.Merge(o.tpot);
+  e2e.Merge(o.e2e);
+}
+
+double ServiceShare(const Request& r, const Targets& targets) {
+  if (r.outcome != Outcome::kFinished) return 0;
+  const Service& s = r.service;
+  const TimePs length = r.last_token - r.arrival;
+  if (length <= 0) return 1;
+  const TimePs target = targets.ttft + r.generated * targets.tbt;  // that of the token after the last
+  const TimePs ok = s.ok + std::min(target, r.last_token - s.start);
+  return static_cast<double>(ok) / static_cast<double>(length);
+}
+
+Metrics::Metrics(std::vector<Targets> targets, TimePs warmup, TimePs window)
+    : targets_(std::move(targets)), models_(targets_.size()), in_system_(targets_.size(), 0), warmup_(warmup), window_(window) {}
+
+Window& Metrics::WindowAt(TimePs t) {
+  const auto index = static_cast<std::size_t>(t / window_);
+  if (index >= windows_.size()) windows_.resize(index + 1);
+  return windows_[index];
+}
+
+void Metrics::ActiveChanged(TimePs now) {
+  active_model_time += static_cast<__int128>(active_models_) * (now - active_since_);
+  while (active_since_ < now) {
+    const TimePs end = std::min(now, WindowEnd(active_since_));
+    if (active_models_ > 0) WindowAt(active_since_).active_model_time += static_cast<__int128>(active_models_) * (end - active_since_);
+    active_since_ = end;
+  }
+}
+
+void Metrics::Arrive(Request& r, TimePs now) {
+  r.measured = r.arrival >= warmup_;
+  r.service.start = r.arrival;
+  ++WindowAt(now).arrived;
+  if (in_system_[r.model]++ == 0) {
+    ActiveChanged(now);
+    ++active_models_;
+  }
+  if (!r.measured) return;
+  ModelMetrics& m = models_[r.model];
+  ++m.requests;
+  m.prompt_tokens += r.prompt;
+  m.wanted_tokens += r.output;
+}
+
+void Metrics::Token(Request& r, TimePs now) {
+  const Targets& target = targets_[r.model];
+  Service& s = r.service;
+  const std::int64_t index = r.generated;
+  const TimePs due = target.ttft + index * target.tbt;
+  const bool late = now - r.arrival > due;
+  if (late) {
+    ++s.late_tokens;
+    s.dirty = true;
+  }
+  if (now - s.start > due) MissService(s, target, index, now);
+  if (index == 0) {
+    r.first_token = now;
+    if (r.measured) models_[r.model].ttft.Add(now - r.arrival);
+    s.slow_gap = now - r.arrival > target.ttft;
+  } else {
+    const TimePs gap = now - r.last_token;
+    if (r.measured) models_[r.model].tbt.Add(gap);
+    s.slow_gap = s.slow_gap || gap > target.tbt;
+  }
+  r.last_token = now;
+  ++r.generated;
+  Window& w = WindowAt(now);
+  ++w.output_tokens;
+  if (!late) ++w.on_time_tokens;
+}
+
+void Metrics::Leave(const Request& r, TimePs now) {
+  const bool finished = r.outcome == Outcome::kFinished;
+  if (r.outcome != Outcome::kPending) {
+    Window& w = WindowAt(now);
+    ++(finished ? w.finished : w.failed);
+  }
+  if (--in_system_[r.model] == 0) {
+    ActiveChanged(now);
+    --active_models_;
+  }
+  if (!r.measured) return;
+  ModelMetrics& m = models_[r.model];
+  ++m.outcomes[static_cast<std::size_t>(r.outcome)];
+  m.output_tokens += r.generated;
+  m.on_time_tokens += r.generated - r.service.late_tokens;
+  if (!finished) return;
+  m.service += ServiceShare(r, targets_[r.model]);
+  if (r.service.late_tokens == 0) ++m.on_time_requests;
+  if (!r.service.slow_gap) ++m.smooth_requests;
+  m.e2e.Add(r.last_token - r.arrival);
+  if (r.generated > 1) m.tpot.Add((r.last_token - r.first_token) / (r.generated - 1));
+}
+
+void Metrics::Busy(Activity kind, TimePs from, TimePs to, std::int64_t gpus) {
+  const auto k = static_cast<std::size_t>(kind);
+  activity[k] += (to - from) * gpus;
+  while (from < to) {
+    const TimePs end = std::min(to, WindowEnd(from));
+    WindowAt(from).activity[k] += (end - from) * gpus;
+    from = end;
+  }
+}
+
+void Metrics::Switch(ModelId m, TimePs now) {
+  ++models_[m].switches;
+  ++WindowAt(now).switches;
+}
+
+void Metrics::End(TimePs now) { ActiveChanged(now); }
+
+}  // namespace poolsim

@@ -1,0 +1,103 @@
+// What is observed. Metrics never influence a run; they are merged over pools in a fixed order.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "sim/histogram.h"
+#include "sim/request.h"
+#include "sim/time.h"
+
+namespace poolsim {
+
+enum class Activity : std::uint8_t { kPrefill, kDecode, kSwitch, kKvCopy };
+inline constexpr int kActivities = 4;
+
+struct Targets {
+  TimePs ttft = 0;
+  TimePs tbt = 0;
+};
+
+struct ModelMetrics {
+  std::int64_t requests = 0;         // measured ones, from here on
+  std::array<std::int64_t, kOutcomes> outcomes{};  // kPending: unfinished at the horizon
+  std::int64_t prompt_tokens = 0;    // asked for
+  std::int64_t wanted_tokens = 0;    // output tokens asked for; the denominator of token attainment
+  std::int64_t output_tokens = 0;    // delivered
+  std::int64_t on_time_tokens = 0;
+  std::int64_t on_time_requests = 0;
+  std::int64_t smooth_requests = 0;  // finished with TTFT and every gap within the targets
+  double service = 0;                // sum of service shares
+  std::int64_t switches = 0;         // to this model, first loads included
+  Histogram ttft;
+  Histogram tbt;
+  Histogram tpot;
+  Histogram e2e;
+  void Merge(const ModelMetrics& other);
+};
+
+struct Window {
+  std::int64_t arrived = 0;
+  std::int64_t finished = 0;
+  std::int64_t failed = 0;
+  std::int64_t output_tokens = 0;
+  std::int64_t on_time_tokens = 0;
+  std::int64_t switches = 0;
+  std::array<TimePs, kActivities> activity{};  // summed over GPUs
+  __int128 active_model_time = 0;              // sum over models of the time with a request in the system
+};
+
+// Metrics of one pool while it runs.
+class Metrics {
+ public:
+  Metrics(std::vector<Targets> targets, TimePs warmup, TimePs window);
+
+  const Targets& targets(ModelId m) const { return targets_[m]; }
+  ModelMetrics& model(ModelId m) { return models_[m]; }
+  const std::vector<ModelMetrics>& models() const { return models_; }
+  const std::vector<Window>& windows() const { return windows_; }
+  TimePs window_length() const { return window_; }
+  Window& WindowAt(TimePs t);
+  TimePs WindowEnd(TimePs t) const { return (t / window_ + 1) * window_; }
+
+  void Arrive(Request& r, TimePs now);
+  // One token outside a run of steps: a first token, or the one that a recomputation yields. Updates the request.
+  void Token(Request& r, TimePs now);
+  // The request is over; its counters must be settled.
+  void Leave(const Request& r, TimePs now);
+  void Busy(Activity activity, TimePs from, TimePs to, std::int64_t gpus);
+  void Switch(ModelId m, TimePs now);
+  // Closes the integral of active models.
+  void End(TimePs now);
+
+  std::array<TimePs, kActivities> activity{};  // summed over GPUs, the whole run
+  std::int64_t weight_bytes_moved = 0;
+  std::int64_t kv_bytes_moved = 0;
+  __int128 active_model_time = 0;
+
+ private:
+  void ActiveChanged(TimePs now);
+
+  std::vector<Targets> targets_;
+  std::vector<ModelMetrics> models_;
+  std::vector<std::int64_t> in_system_;
+  std::vector<Window> windows_;
+  TimePs warmup_;
+  TimePs window_;
+  std::int64_t active_models_ = 0;
+  TimePs active_since_ = 0;
+};
+
+// One late token in the walk of service attainment: token number `index` came at `at`.
+inline void MissService(Service& s, const Targets& targets, std::int64_t index, TimePs at) {
+  if (index > 0 && s.last_miss != index - 1) s.ok += targets.ttft + (index - 1) * targets.tbt;
+  s.start = at;
+  s.last_miss = static_cast<std::int32_t>(index);
+}
+
+// The share of its service time in which a finished request's targets held.
+double ServiceShare(const Request& r, const Targets& targets);
+
+}  // namespace poolsim

@@ -1,0 +1,127 @@
+// What a run leaves behind: summaries and tables as text, and a results folder that comes whole or not at all.
+//
+// The functions are pure: same result in, same bytes out, whatever the compiler, build type or locale. Reals are rounded to a few
+// significant digits, exactly; counts stay whole. Every key and every column header carries its unit, or is a plain count or share.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sim/fields.h"
+#include "sim/scenario.h"
+#include "sim/simulation.h"
+
+namespace poolsim {
+
+// `value` to so many significant digits, half to even on the exact value; 0 for what is not finite.
+double Rounded(double value, int digits = 6);
+
+// Shares of the measured requests; 1 when there was nothing to miss.
+struct Attainment {
+  double token = 1;
+  double service = 1;
+  double request = 1;
+  double request_gaps = 1;  // by TTFT and every gap, instead of deadlines
+};
+Attainment AttainmentOf(const ModelMetrics& m);
+
+// Of the GPU-time owned. busy is the sum of the four; idle the rest.
+struct Utilisation {
+  double busy = 0;
+  double prefill = 0;
+  double decode = 0;
+  double switching = 0;  // key "switch"
+  double kv_copy = 0;
+  double idle = 1;
+};
+Utilisation UtilisationOf(const RunResult& result);
+
+std::int64_t FailedRequests(const ModelMetrics& m);
+// On-time tokens a second, over the time in which arrivals are measured.
+double Goodput(const Scenario& scenario, const RunResult& result);
+
+// summary.json. Of an infeasible result: policy, status and reason alone.
+Json SummaryJson(const Scenario& scenario, const RunResult& result);
+std::string ModelsCsv(const RunResult& result);
+std::string WindowsCsv(const RunResult& result);
+
+// A summary per policy. In the CSV nested keys are joined with dots; cells that an infeasible policy has no value for are empty.
+Json CompareJson(const Scenario& scenario, const std::vector<RunResult>& results);
+std::string CompareCsv(const Scenario& scenario, const std::vector<RunResult>& results);
+
+// Where results come from, besides the scenario.
+struct Provenance {
+  std::string version;
+  std::string commit;
+  std::string command;   // as it was typed
+  std::string scenario;  // file, as it was typed
+};
+Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const WorkloadFacts& facts, const std::vector<RunResult>& results);
+
+// JSON as it is written to files: indented by two, a newline at the end.
+std::string FileText(const Json& json);
+
+// A cell of a CSV file: quoted where it must be (RFC 4180).
+std::string CsvCell(std::string_view text);
+
+// A results folder in the making. Files go to a hidden folder beside the final one, which is renamed when all of them are there;
+// until then, and after an error, the final folder is as it was before.
+class ResultsFolder {
+ public:
+  // Throws InputError, before anything is simulated, when `folder` cannot be written, or holds what poolsim did not write: an earlier
+  // results folder is replaced, anything else is left alone. Missing parents are made, and removed again when nothing is committed.
+  explicit ResultsFolder(const std::string& folder);
+  ~ResultsFolder() { Discard(); }
+  ResultsFolder(const ResultsFolder&) = delete;
+  ResultsFolder& operator=(const ResultsFolder&) = delete;
+
+  // A file that is written piece by piece. Throws InputError when the disk is full. Not for two threads at once.
+  class File {
+   public:
+    ~File() {
+      if (file_ != nullptr) std::fclose(file_);
+    }
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+    void Write(std::string_view text);
+    void Close();
+
+   private:
+    friend class ResultsFolder;
+    File(std::string path, std::string shown);
+    std::string path_;
+    std::string shown_;  // in messages
+    std::FILE* file_ = nullptr;
+  };
+
+  // `name` may have one folder in front ("aegaeon/summary.json").
+  std::unique_ptr<File> Open(const std::string& name);
+  void Write(const std::string& name, std::string_view text);
+  // A file that is not wanted after all.
+  void Drop(const std::string& name);
+
+  // Adds the list of files to `manifest`, writes it as manifest.json and puts the folder in its place.
+  void Commit(Json manifest);
+  // Removes what was written so far. Safe from another thread, and after Commit without effect.
+  void Discard();
+
+ private:
+  void CheckTarget() const;
+  void MakeParents();
+  void Replace();
+
+  std::string shown_;   // as the user named it
+  std::string target_;  // absolute
+  std::string temporary_;
+  std::vector<std::string> made_parents_;  // outermost first
+  std::vector<std::string> files_;
+  std::mutex mutex_;
+  bool open_ = false;
+};
+
+}  // namespace poolsim

@@ -1,0 +1,166 @@
+// A scenario: what is simulated, as one JSON document with every default stated here.
+//
+// Units are in the keys. Unknown keys are errors. WriteStruct(scenario) is the fully resolved document that goes into the results.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim/fields.h"
+#include "sim/request_source.h"
+
+namespace poolsim {
+
+struct SloConfig {
+  double ttft_slo_s = 10;
+  double tbt_slo_s = 0.1;
+  void Describe(Fields& f);
+};
+
+struct FleetConfig {
+  std::string gpu = "h800";
+  std::int64_t gpus = 16;
+  std::int64_t gpus_per_node = 8;
+  std::int64_t tp = 1;
+  std::optional<double> gpu_memory_gb;  // decimal GB, instead of the catalogue's
+  double memory_utilisation = 0.9;      // share of GPU memory for weights, KV cache and reserve
+  double reserve_gb = 2;                // CUDA context and activations, per GPU
+  double host_cache_gb = 1024;          // host memory per node for weights
+  double host_kv_gb = 512;              // host memory per node for KV cache
+  void Describe(Fields& f);
+};
+
+// What a switch of models costs, a key per stage, so that an ablation is a sweep. `preset` fills in the stages that are not given.
+struct SwitchConfig {
+  std::string preset = "T3";
+  std::optional<double> engine_init_s;    // engine, executor, profiling, KV allocation, garbage collection
+  std::optional<double> host_load_GBps;   // weights, host memory to GPU, per GPU
+  std::optional<bool> prefetch;           // weights may be prefetched behind the running turn
+  std::optional<bool> overlap_kv;         // KV moves in while other requests of the batch run, and out while weights come in
+  std::string backing = "nvme";           // where weights are that the host cache does not hold: nvme | remote
+  double nvme_load_GBps = 20.28;          // ServerlessLLM on H100, 65.5 GB from local NVMe (published)
+  double remote_load_GBps = 1.29;         // full vLLM restart, 61 GB on A100 (published)
+  double kv_copy_GBps = 16;               // KV between host and GPU, per GPU
+  bool kv_out_free = false;               // KV leaves the GPU at no cost and at once
+  bool kv_join_free = false;              // a request that joins a batch on the GPU brings its KV at no cost
+  bool handover_free = false;             // KV goes from prefill to decode at no cost and at once
+  double both_ways_in = 0.47;             // share of the rate that is left host to GPU while the other direction is busy too
+  double both_ways_out = 0.96;            // the same, GPU to host
+  std::int64_t gpus_per_link = 1;         // instances whose first GPUs share a PCIe uplink share its rate
+  void Describe(Fields& f);
+
+  struct Stages {
+    double engine_init_s;
+    double host_load_GBps;
+    bool prefetch;
+    bool overlap_kv;
+  };
+  Stages Resolve() const;
+};
+
+struct KvConfig {
+  std::int64_t block_tokens = 16;
+  std::string preemption = "recompute";  // recompute | swap
+  void Describe(Fields& f);
+};
+
+struct TimeoutConfig {
+  std::optional<double> first_token_s;  // clients give up without a first token
+  std::optional<double> total_s;        // clients give up on an unfinished answer
+  std::string check = "exact";          // exact | scheduling: looked at only when an arrival or a finished prefill is routed
+  void Describe(Fields& f);
+};
+
+// One rule for the models of the workload whose name matches; the first match wins.
+struct ModelRule {
+  std::string match = "*";                    // * and ? are wildcards
+  std::string llm;                            // catalogue entry; empty: the trace's own `base`
+  std::optional<std::int64_t> tp;
+  std::optional<double> weights_gb;           // decimal GB over all GPUs of an instance, instead of the catalogue's
+  std::optional<double> kv_bytes_per_token;   // over all GPUs of an instance
+  std::optional<std::int64_t> kv_capacity_tokens;  // KV tokens that fit beside these weights alone
+  std::optional<double> ttft_slo_s;
+  std::optional<double> tbt_slo_s;
+  void Describe(Fields& f);
+};
+
+struct CostConfig {
+  std::string form = "physics";
+  Json params = Json::object();  // a block per form
+  void Describe(Fields& f);
+};
+
+struct PolicyConfig {
+  std::string name = "aegaeon";
+  std::string placement;  // policy whose Placement is used instead
+  std::string router;
+  std::string scheduler;
+  Json params = Json::object();  // a block per policy
+  void Describe(Fields& f);
+};
+
+struct ForecastConfig {
+  double window_s = 60;  // the peak is the busiest window of this length
+  void Describe(Fields& f);
+};
+
+struct MetricsConfig {
+  double warmup_s = 0;              // requests that arrive earlier are served but not counted
+  double window_s = 60;             // rows of windows.csv
+  std::optional<double> horizon_s;  // stop here; what is unfinished counts as missed. Not set: run until the last request is done
+  void Describe(Fields& f);
+};
+
+struct OutputConfig {
+  bool requests = false;  // a row per request in requests.csv
+  void Describe(Fields& f);
+};
+
+// A set of instances and the models that may run there. Pools share nothing.
+struct PoolConfig {
+  std::string name = "pool";
+  FleetConfig fleet;
+  std::vector<std::string> models;  // name patterns; empty: every model that no other pool claims
+  PolicyConfig policy;
+  void Describe(Fields& f);
+};
+
+struct Scenario {
+  std::string name;
+  std::string description;
+  std::int64_t seed = 1;
+  WorkloadConfig workload;
+  FleetConfig fleet;       // with `policy`, the short form of one pool
+  PolicyConfig policy;
+  std::vector<PoolConfig> pools;
+  std::vector<ModelRule> models;
+  SloConfig slo;
+  CostConfig cost;
+  SwitchConfig switching;  // key "switch"
+  KvConfig kv;
+  TimeoutConfig timeouts;
+  ForecastConfig forecast;
+  MetricsConfig metrics;
+  OutputConfig output;
+
+  std::string file;      // where it was read from, for messages
+  std::string base_dir;  // folder that relative paths start from
+  void Describe(Fields& f);
+
+  // `pools`, or the one pool that `fleet` and `policy` stand for.
+  std::vector<PoolConfig> Pools() const;
+};
+
+// Reads a scenario file, applies `--set` assignments and checks everything that does not need the workload. Throws InputError.
+Scenario LoadScenario(const std::string& file, const std::vector<std::string>& assignments);
+Scenario ParseScenario(const std::string& text, const std::string& file, const std::string& base_dir, const std::vector<std::string>& assignments);
+// The resolved document: every default, the blocks of policy and cost form included.
+Json ResolvedScenario(const Scenario& scenario);
+Json ScenarioSchema();
+
+// `*` and `?` wildcards.
+bool Matches(const std::string& pattern, const std::string& name);
+
+}  // namespace poolsim

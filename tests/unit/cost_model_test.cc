@@ -1,0 +1,278 @@
+// The catalogue and the two forms of the cost model, on cases that can be checked by hand.
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/catalogue.h"
+#include "models/linear.h"
+#include "models/physics.h"
+#include "sim/cost_model.h"
+#include "sim/errors.h"
+#include "sim/registry.h"
+#include "tests/catch.h"
+
+namespace poolsim {
+namespace {
+
+#ifdef POOLSIM_CATCH3
+auto Contains(const std::string& text) { return Catch::Matchers::ContainsSubstring(text); }
+#else
+using Catch::Matchers::Contains;
+#endif
+
+std::unique_ptr<CostModel> Form(const char* name, const char* params) {
+  return Registry<CostModelEntry>::Get().Find(name)->create(ParseJson(params, "s.json"), "s.json", "/cost_model/params");
+}
+
+std::string ErrorOf(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const InputError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+const char* const kTinyLlm = R"({
+  "name": "tiny", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+  "intermediate_size": 128, "vocab_size": 1000, "max_position_embeddings": 512, "source": "made up")";
+
+}  // namespace
+
+TEST_CASE("Parameter counts from the configuration are within 1 % of the model card's", "[unit]") {
+  REQUIRE(Llms().size() >= 4);
+  for (const LlmSpec& llm : Llms()) {
+    INFO(llm.name);
+    REQUIRE(llm.card_parameters > 0);
+    CHECK(static_cast<double>(llm.Parameters()) == Approx(llm.card_parameters).epsilon(0.01));
+  }
+  // The safetensors indices of these count every tensor.
+  CHECK(LlmByName("qwen2.5-7b").Parameters() == 7'615'616'512);
+  CHECK(LlmByName("qwen2.5-72b").Parameters() == 72'706'203'648);
+  CHECK(LlmByName("yi-1.5-9b").Parameters() == 8'829'407'232);
+  CHECK(LlmByName("llama-2-13b").Parameters() == 13'015'864'320);
+  CHECK(LlmByName("qwen2.5-1.5b").Parameters() == 1'543'714'304);  // tied embeddings
+}
+
+TEST_CASE("KV bytes count layers, heads and both of key and value, and copy heads beyond their number", "[unit]") {
+  CHECK(LlmByName("qwen2.5-7b").KvBytesPerToken(1) == 2 * 28 * 4 * 128 * 2);
+  CHECK(LlmByName("llama-2-13b").KvBytesPerToken(1) == 819'200);
+  CHECK(LlmByName("qwen2.5-72b").KvBytesPerToken(8) == 40'960);
+  CHECK(LlmByName("qwen2.5-72b").KvBytesPerToken(16) == 40'960);
+  CHECK(LlmByName("qwen2.5-72b").WeightBytes(8) == 72'706'203'648 / 4);
+}
+
+TEST_CASE("GPU facts are those of the data sheets", "[unit]") {
+  const GpuFacts h100 = FindGpu("H100");
+  CHECK(h100.name == "h100");
+  CHECK(h100.memory_bytes == 80LL << 30);
+  CHECK(h100.hbm_bytes_per_s == 3'350'000'000'000);
+  CHECK(h100.pcie_bytes_per_s == 64'000'000'000);
+  CHECK(FindGpu("a10").memory_bytes == 24'000'000'000);
+  CHECK(FindGpu("A100").name == "a100-80gb");
+  CHECK_FALSE(GpuByName("a100").fp8_flops.has_value());
+  CHECK(GpuByName("h20").fp8_flops == 296e12);
+  CHECK(GpuByName("h800").nvlink_bytes_per_s == 200'000'000'000);
+  for (const char* name : {"a10", "a100-80gb", "h100", "h800", "h20"}) CHECK(GpuByName(name).name == name);
+  CHECK(GpuByName("h100").AllReduce(3)->gpus == 4);
+  CHECK(GpuByName("h100").AllReduce(9) == nullptr);
+}
+
+TEST_CASE("Names ignore case, separators and organisations, and unknown ones suggest the nearest", "[unit]") {
+  for (const char* name : {"qwen2.5-7b", "Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct", "qwen2_5_7b"})
+    CHECK(CanonicalLlm(name) == "qwen2.5-7b");
+  for (const char* name : {"yi-9b", "Yi1.5-9B", "yi1_5_9b_chat", "01-ai/Yi-1.5-9B"}) CHECK(CanonicalLlm(name) == "yi-1.5-9b");
+  CHECK(CanonicalLlm("llama2-13b") == "llama-2-13b");
+  CHECK_THROWS_WITH(CanonicalLlm("qwen2.5-7"),
+                    Contains("unknown LLM \"qwen2.5-7\"; did you mean \"qwen2.5-7b\"?") && Contains("llama-2-13b"));
+  CHECK_THROWS_WITH(FindGpu("h101"), Contains("unknown GPU \"h101\"; did you mean \"h100\"?"));
+  CHECK_THROWS_AS(CanonicalLlm(""), InputError);
+  CHECK_THROWS_AS(CanonicalLlm("Qwen/"), InputError);
+}
+
+TEST_CASE("Listings have a row per entry", "[unit]") {
+  CHECK(GpuListing().size() == GpuNames().size());
+  CHECK(LlmListing().size() == LlmNames().size());
+  for (const Json& row : GpuListing()) CHECK(row["memory_gb"].get<double>() > 0);
+  for (const Json& row : LlmListing()) {
+    if (row["name"] == "llama-2-13b") CHECK(row["kv_bytes_per_token"] == 819'200);
+  }
+}
+
+TEST_CASE("A catalogue entry is checked key by key", "[unit]") {
+  const auto parse = [](const std::string& more) { return ErrorOf([&] { ParseLlm(kTinyLlm + more + "}", "tiny.json"); }); };
+  CHECK(parse("") == "no error");
+  CHECK_THAT(parse(R"(, "num_experts": 8)"), Contains("tiny.json: /num_experts: mixture-of-experts models are not priced"));
+  CHECK_THAT(parse(R"(, "kv_lora_rank": 512)"), Contains("tiny.json: /kv_lora_rank: latent attention"));
+  CHECK_THAT(parse(R"(, "vocabsize": 8)"), Contains("tiny.json: /vocabsize") && Contains("vocab_size"));
+  CHECK_THAT(parse(R"(, "torch_dtype": "float8")"), Contains("/torch_dtype"));
+  CHECK_THAT(ErrorOf([] { ParseLlm(R"({"name": "x", "source": "y"})", "x.json"); }),
+             Contains("x.json: /hidden_size: missing or zero"));
+  CHECK_THAT(ErrorOf([] { ParseGpu(R"({"name": "x", "source": "y"})", "x.json"); }),
+             Contains("x.json: /memory_bytes: missing or zero"));
+  CHECK_THAT(ErrorOf([] { ParseGpu("[]", "x.json"); }), Contains("x.json"));
+  CHECK_THAT(ErrorOf([] { ParseLlm("[1", "x.json"); }), Contains("x.json"));
+}
+
+TEST_CASE("Linear prices are the artifact's lines, to the picosecond", "[unit]") {
+  const auto form = Form("linear", "{}");
+  const auto qwen = form->Bind("h100", "qwen2.5-7b", 1);
+  const auto yi = form->Bind("H100", "Yi-9B", 1);
+  const auto llama = form->Bind("h100", "llama-2-13b", 1);
+
+  // 16.10532 + 0.014624 x 436 - 6.64e-7 x 436^2 ms
+  CHECK(qwen->Prefill(1, 436, 436 * 436) == 22'355'160'256);
+  // 7.4555 + 0.041198 x 400 - 1.186e-6 x (100^2 + 300^2) ms
+  CHECK(llama->Prefill(2, 400, 100'000) == 23'816'100'000);
+  // 13.81162 + 0.081242 x 8 - 0.00029322 x 4000 ms
+  CHECK(yi->DecodeStep(8).At(4000) == 13'288'676'000);
+  CHECK(qwen->DecodeStep(1).a.per_token == 258'940);
+  CHECK(llama->DecodeStep(1).a.per_token == 125'390);
+
+  SECTION("a step takes at least 1 us, as the second line") {
+    CHECK(yi->DecodeStep(8).b.base == 1'000'000);
+    CHECK(yi->DecodeStep(8).b.per_token == 0);
+    CHECK(yi->DecodeStep(8).At(1'000'000) == 1'000'000);
+    CHECK(yi->Prefill(1, 1'000'000, 1'000'000'000'000) == 1'000'000);
+  }
+  SECTION("a chunk adds its share of a prefill to the decode step") {
+    const Chunk chunk{.offset = 1024, .tokens = 512};
+    const StepPrice mixed = qwen->MixedStep(4, {&chunk, 1});
+    CHECK(mixed.a.base == 8'582'230'000 + 4 * 76'148'000 + 14'624'000LL * 512 - 664LL * 512 * (2 * 1024 + 512));
+    CHECK(mixed.a.per_token == 258'940);
+    CHECK(mixed.a.per_chunk == -664LL * 2 * 512 * 512);
+  }
+  SECTION("a whole prompt as the only chunk is its prefill") {
+    const Chunk chunk{.offset = 0, .tokens = 436};
+    CHECK(qwen->MixedStep(0, {&chunk, 1}).At(0) == qwen->Prefill(1, 436, 436 * 436));
+  }
+  CHECK_THROWS_WITH(form->Bind("a10", "qwen2.5-7b", 1),
+                    Contains("no entry for qwen2.5-7b on a10 at tp 1; known:") && Contains("llama-2-13b on h100 at tp 1"));
+  CHECK_THROWS_WITH(form->Bind("h100", "qwen2.5-72b", 1), Contains("no entry for qwen2.5-72b"));
+  CHECK_THROWS_WITH(form->Bind("h100", "qwen2.5-7b", 3), Contains("tp 3 does not divide the 28 attention heads"));
+}
+
+TEST_CASE("Of the linear entries that fit, the most specific prices", "[unit]") {
+  const auto form = Form("linear", R"({"floor_us": 2, "models": [
+      {"llm": "yi-9b", "decode_ms": {"base": 1}},
+      {"llm": "yi-9b", "tp": 2, "decode_ms": {"base": 2}},
+      {"llm": "yi-9b", "gpu": "A100", "decode_ms": {"base": 3}},
+      {"llm": "yi-9b", "gpu": "A100", "tp": 2, "decode_ms": {"base": 4}}]})");
+  CHECK(form->Bind("h100", "yi-9b", 1)->DecodeStep(1).At(1) == 1 * kPsPerMs);
+  CHECK(form->Bind("h100", "yi-9b", 2)->DecodeStep(1).At(1) == 2 * kPsPerMs);
+  CHECK(form->Bind("a100", "yi-9b", 4)->DecodeStep(1).At(1) == 3 * kPsPerMs);
+  CHECK(form->Bind("a100", "yi-9b", 2)->DecodeStep(1).At(1) == 4 * kPsPerMs);
+  CHECK(form->Bind("a100", "yi-9b", 2)->DecodeStep(1).b.base == 2 * kPsPerUs);
+  CHECK_THROWS_AS(form->Bind("h100", "qwen2.5-7b", 1), InputError);  // the scenario's entries replace the table, whole
+
+  CHECK_THROWS_WITH(Form("linear", R"({"models": [{"llm": "yi-9b"}, {"llm": "yi-1.5-9b"}]})"),
+                    Contains("s.json: /cost_model/params/models/1: a second entry for yi-1.5-9b on any GPU"));
+  CHECK_THROWS_WITH(Form("linear", R"({"models": [{"llm": "yi-8b"}]})"),
+                    Contains("s.json: /cost_model/params/models/0/llm: unknown LLM \"yi-8b\""));
+  CHECK_THROWS_WITH(Form("linear", R"({"models": [{"llm": "yi-9b", "gpu": "h1"}]})"), Contains("/models/0/gpu: unknown GPU"));
+  CHECK_THROWS_WITH(Form("linear", R"({"models": [{"llm": "yi-9b", "tp": 3}]})"), Contains("/models/0/tp: tp 3 does not divide"));
+  CHECK_THROWS_WITH(Form("linear", R"({"models": [{"llm": "yi-9b", "decode": {}}]})"),
+                    Contains("/models/0/decode") && Contains("decode_ms"));
+  CHECK_THROWS_WITH(Form("linear", R"({"table": "aegeon"})"), Contains("aegaeon-artifact"));
+}
+
+TEST_CASE("Physics prices are the documented formulas", "[unit]") {
+  // Worked outside this program from the formulas of models/physics.h and the catalogue's numbers.
+  const auto eager = Form("physics", R"({"profile": "vllm-0.5.1-eager"})");
+  // Half a picosecond for the base, and half of one per context token: prices are rounded as two integers.
+  const auto near = [](TimePs price, TimePs expected, std::int64_t context = 0) {
+    return std::abs(price - expected) <= 1 + context / 2;
+  };
+  // Bound by the GPU; by the host; by memory and by padded rows; a sum of squares; a chunk; eight GPUs and their all-reduces.
+  CHECK(near(eager->Bind("h100", "llama-2-13b", 1)->DecodeStep(8).At(4000), 14'662'479'826, 4000));
+  CHECK(near(eager->Bind("h100", "yi-1.5-6b", 1)->DecodeStep(1).At(100), 10'271'732'908, 100));
+  CHECK(near(eager->Bind("h100", "llama-2-13b", 1)->DecodeStep(128).At(65'536), 49'627'388'785, 65'536));
+  CHECK(near(eager->Bind("a10", "qwen2.5-7b", 1)->Prefill(2, 800, 300 * 300 + 500 * 500), 183'515'293'336));
+  const Chunk chunk{.offset = 1024, .tokens = 512};
+  CHECK(near(eager->Bind("h20", "yi-1.5-9b", 1)->MixedStep(16, {&chunk, 1}).At(9000), 95'306'576'613, 9000));
+  CHECK(near(Form("physics", "{}")->Bind("a100", "qwen2.5-72b", 8)->DecodeStep(32).At(20'000), 14'616'047'295, 20'000));
+}
+
+TEST_CASE("Physics parameters name a profile and may replace its numbers", "[unit]") {
+  const PhysicsNumbers modern = ResolvePhysics({}, "h100");
+  CHECK(modern.compute == 0.80);
+  CHECK(modern.memory == 0.82);
+  CHECK(modern.attention == Approx(0.40));
+  CHECK(modern.kv_read == Approx(0.656));
+  CHECK(modern.host_ms_per_step == 1.0);
+  CHECK(modern.host_us_per_sequence == 8);
+  CHECK(modern.host_us_per_layer == 0);
+  PhysicsParams params;
+  params.profile = "vllm-0.5.1-eager";
+  params.compute = 0.5;
+  params.kv_read = 0.9;
+  const PhysicsNumbers numbers = ResolvePhysics(params, "a100-80gb");
+  CHECK(numbers.compute == 0.5);
+  CHECK(numbers.attention == 0.25);
+  CHECK(numbers.memory == 0.743);
+  CHECK(numbers.kv_read == 0.9);
+  CHECK(numbers.host_us_per_layer == 257);
+
+  CHECK_THROWS_WITH(Form("physics", R"({"profile": "modem"})"),
+                    Contains("/cost_model/params/profile") && Contains("did you mean \"modern\""));
+  CHECK_THROWS_WITH(Form("physics", R"({"memory": 1.5})"), Contains("/cost_model/params/memory"));
+  CHECK_THROWS_WITH(
+      Form("physics", R"({"profile": "vllm-0.5.1-eager"})")->Bind("b200", "yi-9b", 1),
+      Contains("profile \"vllm-0.5.1-eager\" has no figures for GPU \"b200\"; it has a10, a100-80gb, h100, h800, h20"));
+  CHECK_THROWS_WITH(Form("physics", "{}")->Bind("h100", "qwen2.5-7b", 8),
+                    Contains("tp 8 does not divide the 28 attention heads of qwen2.5-7b"));
+  CHECK_THROWS_WITH(Form("physics", "{}")->Bind("h100", "qwen2.5-7b", 14), Contains("no all-reduce figures for 14 h100 GPUs"));
+  CHECK_THROWS_WITH(Form("physics", "{}")->Bind("h100", "qwen2.5-7b", 0), Contains("tp 0 does not divide"));
+}
+
+TEST_CASE("Every physics profile is complete", "[unit]") {
+  REQUIRE(PhysicsProfiles().size() >= 2);
+  for (const PhysicsProfile& profile : PhysicsProfiles()) {
+    INFO(profile.name);
+    CHECK_FALSE(profile.source.empty());
+    REQUIRE(!profile.gpus.empty());
+    for (const ProfileRow& row : profile.gpus) {
+      INFO(row.gpu);
+      CHECK(row.compute > 0);
+      CHECK(row.memory > 0);
+    }
+  }
+}
+
+TEST_CASE("Prices are the same to the picosecond whatever compiled them", "[unit]") {
+  std::uint64_t hash = 14695981039346656037ULL;  // FNV-1a over the 8 bytes of each number
+  const auto add = [&](std::int64_t value) {
+    for (int shift = 0; shift < 64; shift += 8)
+      hash = (hash ^ (static_cast<std::uint64_t>(value) >> shift & 0xff)) * 1099511628211ULL;
+  };
+  const auto add_price = [&](const StepPrice& p) {
+    for (const Line& line : {p.a, p.b}) {
+      add(line.base);
+      add(line.per_token);
+      add(line.per_chunk);
+    }
+  };
+  const auto add_cost = [&](const ModelCost& cost) {
+    for (std::int64_t batch = 1; batch <= 512; ++batch) {
+      add_price(cost.DecodeStep(batch));
+      add(cost.Prefill(batch, 37 * batch, 37 * 37 * batch));
+      const Chunk chunk{.offset = 11 * batch, .tokens = 3 * batch};
+      add_price(cost.MixedStep(batch, {&chunk, 1}));
+    }
+  };
+  for (const char* llm : {"qwen2.5-7b", "yi-1.5-9b", "llama-2-13b"}) {
+    add_cost(*Form("linear", "{}")->Bind("h100", llm, 1));
+    for (const char* profile : {R"({"profile": "vllm-0.5.1-eager"})", R"({"profile": "modern"})"}) {
+      for (const char* gpu : {"a10", "a100-80gb", "h100", "h800", "h20"}) {
+        for (const int tp : {1, 2, 4}) add_cost(*Form("physics", profile)->Bind(gpu, llm, tp));
+      }
+    }
+  }
+  // A change of a formula, a constant or a catalogue entry changes it: copy the new value then, and say so in the commit.
+  CHECK(hash == 0x8dd8b3aad2a334ceULL);
+}
+
+}  // namespace poolsim
