@@ -125,11 +125,11 @@ class Aegaeon final : public Policy {
       for (Group& g : prefill_[i].groups) {
         if (!HasRoom(g, v)) continue;
         g.waiting.push_back(r);
-        ++g.taken;
+        ++g.joined;
         g.tokens += v.context();
         return;
       }
-      prefill_[i].groups.push_back({v.model, 1, v.context(), {r}, kNone});
+      prefill_[i].groups.push_back({v.model, 1, v.context(), {r}});
       return;
     }
     const std::size_t d = static_cast<std::size_t>(i - first_decode_);
@@ -149,17 +149,16 @@ class Aegaeon final : public Policy {
       Forget(r, static_cast<std::size_t>(i - first_decode_));
       return;
     }
-    std::deque<Group>& groups = prefill_[i].groups;
-    for (auto g = groups.begin(); g != groups.end(); ++g) {
+    Prefill& q = prefill_[i];
+    if (q.taken == r) {
+      q.taken = kNone;
+      return;
+    }
+    for (auto g = q.groups.begin(); g != q.groups.end(); ++g) {
       const auto at = std::find(g->waiting.begin(), g->waiting.end(), r);
-      if (at != g->waiting.end()) {
-        g->waiting.erase(at);
-      } else if (g->running == r) {
-        g->running = kNone;
-      } else {
-        continue;
-      }
-      if (g->waiting.empty() && g->running == kNone) groups.erase(g);
+      if (at == g->waiting.end()) continue;
+      g->waiting.erase(at);
+      if (g->waiting.empty()) q.groups.erase(g);
       return;
     }
   }
@@ -182,13 +181,13 @@ class Aegaeon final : public Policy {
  private:
   struct Group {
     ModelId model = kNone;
-    std::int64_t taken = 0;           // requests that ever joined
+    std::int64_t joined = 0;          // requests that ever did
     std::int64_t tokens = 0;          // their contexts
     std::deque<RequestId> waiting;
-    RequestId running = kNone;
   };
   struct Prefill {
-    std::deque<Group> groups;
+    std::deque<Group> groups;         // a group is gone when its last request has been taken
+    RequestId taken = kNone;          // the request that is switched for or prefilled
   };
   // A decode batch as the policy sees it; `label` is its name for the engine.
   struct Work {
@@ -216,7 +215,7 @@ class Aegaeon final : public Policy {
 
   bool HasRoom(const Group& g, const RequestView& v) const {
     if (g.model != v.model) return false;
-    return p_.group_size > 0 ? g.taken < p_.group_size : g.tokens + v.context() < capacity_[v.model];
+    return p_.group_size > 0 ? g.joined < p_.group_size : g.tokens + v.context() < capacity_[v.model];
   }
 
   double Load(InstanceId i, const ClusterView& view) const {
@@ -228,15 +227,15 @@ class Aegaeon final : public Policy {
       return load;
     }
     ModelId last = view.loaded(i);
+    const auto add = [&](RequestId r) {
+      const RequestView v = view.request(r);
+      if (v.model != last) load += ToSeconds(view.prices().WeightLoad(v.model, tp_));
+      last = v.model;
+      load += ToSeconds(view.prices().Prefill(v.model, tp_, 1, v.context(), v.context() * v.context()));
+    };
+    if (q.taken != kNone) add(q.taken);
     for (const Group& g : q.groups) {
-      if (g.model != last) load += ToSeconds(view.prices().WeightLoad(g.model, tp_));
-      last = g.model;
-      const auto add = [&](RequestId r) {
-        const std::int64_t tokens = view.request(r).context();
-        load += ToSeconds(view.prices().Prefill(g.model, tp_, 1, tokens, tokens * tokens));
-      };
       for (const RequestId r : g.waiting) add(r);
-      if (g.running != kNone) add(g.running);
     }
     return load;
   }
@@ -246,30 +245,28 @@ class Aegaeon final : public Policy {
   }
 
   void NextPrefill(InstanceId i, const ClusterView& view, Grant& grant) {
-    std::deque<Group>& groups = prefill_[i].groups;
-    if (groups.empty()) return;
-    Group& g = groups.front();
-    if (p_.prefetch == "if-fits") {
-      for (const Group& next : groups) {
-        if (next.model == g.model) continue;
-        grant.prefetch = next.model;
-        break;
-      }
+    Prefill& q = prefill_[i];
+    if (q.taken == kNone) {
+      if (q.groups.empty()) return;
+      q.taken = q.groups.front().waiting.front();
+      q.groups.front().waiting.pop_front();
+      if (q.groups.front().waiting.empty()) q.groups.pop_front();
     }
-    if (view.loaded(i) != g.model) {
+    const RequestView v = view.request(q.taken);
+    if (view.loaded(i) != v.model) {
       grant.kind = Grant::Kind::kSwitch;
-      grant.model = g.model;
+      grant.model = v.model;
       grant.hiding = Hiding();
       grant.least = min_switch_;
-      grant.prefetch = kNone;
       return;
     }
-    const RequestId r = g.waiting.front();
-    if (view.kv_rounded_tokens(view.request(r).context() + 1) > view.kv_free_tokens(i, g.model)) return;  // until KV has left for the host
-    g.waiting.pop_front();
-    g.running = r;
+    if (p_.prefetch == "if-fits") {
+      const auto next = std::find_if(q.groups.begin(), q.groups.end(), [&](const Group& g) { return g.model != v.model; });
+      if (next != q.groups.end()) grant.prefetch = next->model;
+    }
+    if (view.kv_rounded_tokens(v.context() + 1) > view.kv_free_tokens(i, v.model)) return;  // until KV has left for the host
     grant.kind = Grant::Kind::kPrefill;
-    grant.requests.push_back(r);
+    grant.requests.push_back(q.taken);
   }
 
   // ------------------------------------------------------------------------------------------------------------- decode

@@ -195,8 +195,8 @@ EngineResult Engine::Run(RequestSource& source, const std::function<ModelId(std:
       if (setup_.first_token_timeout != kNever) first_token_deadlines_.push_back({now_ + setup_.first_token_timeout, id, r.sequence});
       if (setup_.total_timeout != kNever) total_deadlines_.push_back({now_ + setup_.total_timeout, id, r.sequence});
       pull();
-      if (!setup_.exact_timeouts) OverdueAtScheduling();
       RouteArrival(id);
+      if (!setup_.exact_timeouts) OverdueAtScheduling();
     }
     if (setup_.check) CheckInvariants();
     if (progress_ && (result_.events & 0xffff) == 0) progress_(now_, next_sequence_);
@@ -289,7 +289,7 @@ void Engine::OnTimeouts() {
 }
 
 void Engine::OverdueAtScheduling() {
-  while (!first_token_deadlines_.empty() && first_token_deadlines_.front().at <= now_) {
+  while (!first_token_deadlines_.empty() && first_token_deadlines_.front().at < now_) {
     const Deadline d = first_token_deadlines_.front();
     first_token_deadlines_.pop_front();
     const Request& r = requests_[d.id];
@@ -453,7 +453,7 @@ void Engine::Token(RequestId id) {
   r.prefilled = 0;
   if (r.cancelled) {
     --inst.cancelled;
-    Remove(id, Outcome::kTimeout, true);
+    Remove(id, Outcome::kTimeout, false);
     return;
   }
   if (observer_ != nullptr) observer_->OnTokens(r.sequence, now_, 0, 0, 1);
@@ -786,7 +786,7 @@ void Engine::FinishRun(InstanceId i) {
       r.executing = false;
       if (r.cancelled && r.prefilled < r.context()) {
         --inst.cancelled;
-        Remove(piece.request, Outcome::kTimeout, true);
+        Remove(piece.request, Outcome::kTimeout, false);
       } else if (r.prefilled == r.context()) {
         Token(piece.request);
       }
@@ -1250,13 +1250,18 @@ void Engine::Cancel(RequestId id) {
   if (r.executing || in_run()) {
     r.cancelled = true;
     ++inst.cancelled;
+    if (r.executing) {
+      for (Scheduler* s : schedulers_) s->OnRemoved(id, r.instance, *this);  // the prefill goes on, but for nobody
+    }
     if (inst.phase == Phase::kRun) Truncate(r.instance);
     return;
   }
   const InstanceId i = r.instance;
   const bool handed_over = r.kv == KvPlace::kMoving && inst.role == Role::kPrefill;
   Remove(id, Outcome::kTimeout, !handed_over);
+  // What waited behind it may be able to run now.
   if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) Dispatch(i);
+  if (inst.phase == Phase::kRun) Truncate(i);
 }
 
 // ------------------------------------------------------------------------------------------------------------- batches

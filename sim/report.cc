@@ -45,7 +45,8 @@ std::string Fingerprint(const RunResult& result) { return fmt::format("{:016x}",
 Json Requests(const RunResult& result) {
   const ModelMetrics& m = result.total;
   Json failed_by;
-  for (const Outcome why : {Outcome::kTimeout, Outcome::kKvPrompt, Outcome::kKvGrowth}) failed_by[OutcomeName(why)] = Count(m, why);
+  for (const Outcome why : {Outcome::kTimeout, Outcome::kKvPrompt, Outcome::kKvGrowth})
+    failed_by[OutcomeName(why)] = Count(m, why);
   Json json;
   json["total"] = m.requests;
   json["finished"] = Count(m, Outcome::kFinished);
@@ -131,14 +132,16 @@ std::string Reason(int error) { return std::generic_category().message(error); }
 std::string WhyNotOurs(const fs::path& folder) {
   const fs::path manifest_file = folder / "manifest.json";
   std::error_code error;
-  if (!fs::is_regular_file(manifest_file, error)) return "the folder is not empty, and is no results folder (it has no manifest.json)";
+  if (!fs::is_regular_file(manifest_file, error))
+    return "the folder is not empty, and is no results folder (it has no manifest.json)";
   Json manifest;
   try {
     manifest = ParseJson(ReadWholeFile(manifest_file.string()), manifest_file.string());
   } catch (const InputError&) {
     return "the folder's manifest.json is not one of poolsim's";
   }
-  if (!manifest.is_object() || !manifest.contains("poolsim_version") || !manifest.contains("files") || !manifest["files"].is_array()) {
+  if (!manifest.is_object() || !manifest.contains("poolsim_version") || !manifest.contains("files") ||
+      !manifest["files"].is_array()) {
     return "the folder's manifest.json is not one of poolsim's";
   }
   const Json& listed = manifest["files"];
@@ -233,7 +236,7 @@ Json SummaryJson(const Scenario& scenario, const RunResult& result) {
   json["tpot_s"] = Latencies(m.tpot);
   json["e2e_s"] = Latencies(m.e2e);
   const Utilisation u = UtilisationOf(result);
-  json["utilisation"] = Json{{"busy", Rounded(u.busy)}, {"prefill", Rounded(u.prefill)}, {"decode", Rounded(u.decode)},
+  json["utilisation"] = Json{{"busy", Rounded(u.busy)},        {"prefill", Rounded(u.prefill)}, {"decode", Rounded(u.decode)},
                              {"switch", Rounded(u.switching)}, {"kv_copy", Rounded(u.kv_copy)}, {"idle", Rounded(u.idle)}};
   json["switches"] = m.switches;
   json["bytes_moved"] = Json{{"weights", result.weight_bytes_moved}, {"kv", result.kv_bytes_moved}};

@@ -1,7 +1,8 @@
 // What a run leaves behind: summaries and tables as text, and a results folder that comes whole or not at all.
 //
 // The functions are pure: same result in, same bytes out, whatever the compiler, build type or locale. Reals are rounded to a few
-// significant digits, exactly; counts stay whole. Every key and every column header carries its unit, or is a plain count or share.
+// significant digits, exactly; counts stay whole. Every key and every column header carries its unit, or is a plain count or
+// share.
 #pragma once
 
 #include <cstdint>
@@ -61,7 +62,8 @@ struct Provenance {
   std::string command;   // as it was typed
   std::string scenario;  // file, as it was typed
 };
-Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const WorkloadFacts& facts, const std::vector<RunResult>& results);
+Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const WorkloadFacts& facts,
+                  const std::vector<RunResult>& results);
 
 // JSON as it is written to files: indented by two, a newline at the end.
 std::string FileText(const Json& json);
@@ -73,8 +75,9 @@ std::string CsvCell(std::string_view text);
 // until then, and after an error, the final folder is as it was before.
 class ResultsFolder {
  public:
-  // Throws InputError, before anything is simulated, when `folder` cannot be written, or holds what poolsim did not write: an earlier
-  // results folder is replaced, anything else is left alone. Missing parents are made, and removed again when nothing is committed.
+  // Throws InputError, before anything is simulated, when `folder` cannot be written, or holds what poolsim did not write: an
+  // earlier results folder is replaced, anything else is left alone. Missing parents are made, and removed again when nothing is
+  // committed.
   explicit ResultsFolder(const std::string& folder);
   ~ResultsFolder() { Discard(); }
   ResultsFolder(const ResultsFolder&) = delete;

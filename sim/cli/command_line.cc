@@ -29,8 +29,9 @@ constexpr const char* kExamples =
 
 // As a shell would take it back.
 std::string Quoted(std::string_view word) {
-  const bool plain = !word.empty() && word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                                             "_-+=./,:@%") == std::string_view::npos;
+  const bool plain = !word.empty() && word.find_first_not_of(
+                                          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                          "_-+=./,:@%") == std::string_view::npos;
   if (plain) return std::string(word);
   std::string out = "'";
   for (const char c : word) {

@@ -33,7 +33,8 @@ void InterruptGuard::Wait() {
   int signal = 0;
   if (sigwait(&waited_, &signal) != 0 || done_) return;
   clean_up_();
-  std::fputs("\npoolsim: interrupted; no results were written\n", stderr);
+  if (isatty(STDERR_FILENO) == 1) std::fputs("\n", stderr);  // after the bar, or the ^C
+  std::fputs("poolsim: interrupted; no results were written\n", stderr);
   _exit(128 + signal);
 }
 

@@ -1,5 +1,5 @@
-#include <functional>
-#include <utility>
+#include <algorithm>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -23,7 +23,10 @@ constexpr const char* kExamples =
 Json PolicyListing() {
   Json rows = Json::array();
   for (const PolicyEntry& entry : Registry<PolicyEntry>::Get().entries()) {
-    rows.push_back(Json{{"name", entry.name}, {"help", entry.help}, {"oracle", entry.oracle}, {"owns_fleet", entry.owns_fleet},
+    rows.push_back(Json{{"name", entry.name},
+                        {"help", entry.help},
+                        {"oracle", entry.oracle},
+                        {"owns_fleet", entry.owns_fleet},
                         {"params", entry.schema()["properties"]}});
   }
   return rows;
@@ -65,23 +68,41 @@ void PrintPolicies(const Json& rows, const Style& style) {
     }
     fmt::print("\n");
   }
-  fmt::print("Parameters are set as in --set policy.params.{}.KEY=VALUE\n", rows.empty() ? "NAME" : rows.back()["name"].get<std::string>());
+  fmt::print("Parameters are set as in --set policy.params.{}.KEY=VALUE\n",
+             rows.empty() ? "NAME" : rows.back()["name"].get<std::string>());
+}
+
+// The first lines of a trace, or a generator's parameters.
+void PrintExample(const Json& row) {
+  const std::string example = Text(row["example"]);
+  fmt::print("\n  {}\n", Text(row["name"]));
+  if (row["kind"] == "generator") {
+    fmt::print("    {}\n", Wrap(example, kPageWidth, 4, 4));
+    return;
+  }
+  for (std::size_t begin = 0; begin < example.size();) {
+    const std::size_t end = std::min(example.find('\n', begin), example.size());
+    fmt::print("    {}\n", std::string_view(example).substr(begin, end - begin));
+    begin = end + 1;
+  }
 }
 
 void PrintFormats(const Json& rows, const Style& style) {
   Table table({{"name", Align::kLeft, ""}, {"kind", Align::kLeft, ""}, {"what it is", Align::kLeft, "", true}});
   for (const Json& row : rows) table.Row({Text(row["name"]), Text(row["kind"]), Text(row["help"])});
-  fmt::print("{}\n", table.Text(style));
-  fmt::print("{}\n", style.Bold("A scenario's workload, for each:"));
-  for (const Json& row : rows) {
-    fmt::print("  {:<14}{}\n", Text(row["name"]), Wrap(row["example"].is_string() ? Text(row["example"]) : row["example"].dump(), kPageWidth, 16, 16));
-  }
+  fmt::print("{}\n{}\n", table.Text(style), style.Bold("First lines of a trace, or workload.params of a generator:"));
+  for (const Json& row : rows) PrintExample(row);
   fmt::print("\nTraces may be plain, .gz or .zst; their format is found by itself.\n");
 }
 
 void PrintGpus(const Json& rows, const Style& style) {
-  Table table({{"name", Align::kLeft, ""}, {"GB", Align::kRight, "memory"}, {"GB/s", Align::kRight, "HBM"}, {"TFLOP/s", Align::kRight, "BF16"},
-               {"GB/s", Align::kRight, "NVLink"}, {"GB/s", Align::kRight, "PCIe"}, {"also known as", Align::kLeft, "", true}});
+  Table table({{"name", Align::kLeft, ""},
+               {"GB", Align::kRight, "memory"},
+               {"GB/s", Align::kRight, "HBM"},
+               {"TFLOP/s", Align::kRight, "BF16"},
+               {"GB/s", Align::kRight, "NVLink"},
+               {"GB/s", Align::kRight, "PCIe"},
+               {"also known as", Align::kLeft, "", true}});
   for (const Json& row : rows) {
     table.Row({Text(row["name"]), Number(row["memory_gb"]), Number(row["hbm_gb_per_s"]), Number(row["bf16_tflops"]),
                Number(row["nvlink_gb_per_s"]), Number(row["pcie_gb_per_s"]), Text(row["aliases"])});
@@ -90,11 +111,16 @@ void PrintGpus(const Json& rows, const Style& style) {
 }
 
 void PrintLlms(const Json& rows, const Style& style) {
-  Table table({{"name", Align::kLeft, ""}, {"parameters", Align::kRight, ""}, {"weights", Align::kRight, ""}, {"KV a token", Align::kRight, ""},
-               {"context", Align::kRight, ""}, {"also known as", Align::kLeft, "", true}});
+  Table table({{"name", Align::kLeft, ""},
+               {"parameters", Align::kRight, ""},
+               {"weights", Align::kRight, ""},
+               {"KV a token", Align::kRight, ""},
+               {"context", Align::kRight, ""},
+               {"also known as", Align::kLeft, "", true}});
   for (const Json& row : rows) {
-    table.Row({Text(row["name"]), fmt::format("{:.2f} B", row["parameters"].get<double>() / 1e9), fmt::format("{:.1f} GB", row["weights_gb"].get<double>()),
-               ByteSize(row["kv_bytes_per_token"]), Count(row["context"]), Text(row["aliases"])});
+    table.Row({Text(row["name"]), fmt::format("{:.2f} B", row["parameters"].get<double>() / 1e9),
+               fmt::format("{:.1f} GB", row["weights_gb"].get<double>()), ByteSize(row["kv_bytes_per_token"]),
+               Count(row["context"]), Text(row["aliases"])});
   }
   fmt::print("{}", table.Text(style));
 }
@@ -129,7 +155,7 @@ void List(const Options& options) {
     }
     return;
   }
-  throw InputError("list: " + UnknownName("list", options.what, known));
+  throw InputError("list: " + UnknownName("argument", options.what, known));
 }
 
 }  // namespace
@@ -144,7 +170,8 @@ void AddListCommand(CLI::App& app, Invocation& invocation) {
 }
 
 void AddSchemaCommand(CLI::App& app, Invocation& invocation) {
-  CLI::App* command = app.add_subcommand("schema", "print the JSON Schema of scenarios: every setting, its default, what it means");
+  CLI::App* command =
+      app.add_subcommand("schema", "print the JSON Schema of scenarios: every setting, its default, what it means");
   command->footer(
       "Examples:\n"
       "  poolsim schema > poolsim.schema.json     then \"$schema\" makes editors complete scenarios\n"

@@ -39,12 +39,13 @@ std::size_t TerminalWidth() {
 std::string ProgressLine(const ProgressState& s) {
   if (s.simulated == 0 && s.requests == 0) return fmt::format("{}: {}", s.label, Duration(s.elapsed_s));
   const std::string left = TimeLeft(s);
-  return fmt::format("{}: {:.0f} %, {} simulated, {}{}{}", s.label, std::floor(std::min(s.fraction, 1.0) * 100), Duration(ToSeconds(s.simulated)),
-                     Rate(s), left.empty() ? "" : ", ", left);
+  return fmt::format("{}: {:.0f} %, {} simulated, {}{}{}", s.label, std::floor(std::min(s.fraction, 1.0) * 100),
+                     Duration(ToSeconds(s.simulated)), Rate(s), left.empty() ? "" : ", ", left);
 }
 
 std::string ProgressBar(const ProgressState& s, std::size_t width) {
-  std::string text = fmt::format("{:>3.0f} %  {} simulated  {}", std::floor(std::min(s.fraction, 1.0) * 100), Duration(ToSeconds(s.simulated)), Rate(s));
+  std::string text = fmt::format("{:>3.0f} %  {:>11} simulated  {:>16}", std::floor(std::min(s.fraction, 1.0) * 100),
+                                 Duration(ToSeconds(s.simulated)), Rate(s));
   const std::string left = TimeLeft(s);
   if (!left.empty()) text += "  " + left;
   const std::size_t around = Width(s.label) + Width(text) + 6;  // "label  [bar]  text"
@@ -80,7 +81,8 @@ Progress::~Progress() {
   if (shown_ && mode_ == Mode::kBar) std::fputs("\r\033[K", stderr);
 }
 
-void Progress::Expect(std::size_t simulations, std::int64_t requests, TimePs last_arrival, std::int64_t pools_in_turn, bool by_time) {
+void Progress::Expect(std::size_t simulations, std::int64_t requests, TimePs last_arrival, std::int64_t pools_in_turn,
+                      bool by_time) {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (std::size_t i = 0; i < simulations; ++i) slots_.push_back(std::make_unique<Slot>());
   expected_requests_ = std::max<std::int64_t>(requests, 1);

@@ -20,11 +20,11 @@ namespace poolsim {
 
 // What there is to say.
 struct ProgressState {
-  std::string label;         // what is running
-  double fraction = 0;       // of the whole
+  std::string label;    // what is running
+  double fraction = 0;  // of the whole
   TimePs simulated = 0;
   std::int64_t requests = 0;
-  double elapsed_s = 0;      // since the first simulation began
+  double elapsed_s = 0;  // since the first simulation began
 };
 // One line, of at most `width` characters with a bar, or of any length without one.
 std::string ProgressBar(const ProgressState& state, std::size_t width);
@@ -43,7 +43,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // What is to come, before any Sink: simulations, and in each of them requests, time and pools that one thread runs one after another.
+  // What is to come, before any Sink: simulations, and in each of them requests, time and pools that one thread runs one after
+  // another.
   void Expect(std::size_t simulations, std::int64_t requests, TimePs last_arrival, std::int64_t pools_in_turn, bool by_time);
   // For simulation `i`, which begins now; null when off.
   ProgressSink Sink(std::size_t i, const std::string& label);
@@ -51,12 +52,12 @@ class Progress {
 
  private:
   struct Slot {
-    std::string label;                    // guarded by mutex_
-    bool running = false;                 // guarded by mutex_
-    bool done = false;                    // guarded by mutex_
+    std::string label;     // guarded by mutex_
+    bool running = false;  // guarded by mutex_
+    bool done = false;     // guarded by mutex_
     std::atomic<TimePs> simulated{0};
     std::atomic<std::int64_t> requests{0};
-    std::atomic<std::int64_t> pools{0};   // before the present one
+    std::atomic<std::int64_t> pools{0};  // before the present one
   };
   void Run();
   ProgressState State();  // mutex_ held

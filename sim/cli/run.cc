@@ -33,7 +33,8 @@ Outcome RunWithProgress(const Scenario& scenario, const SimulationOptions& optio
   Outcome outcome;
   outcome.facts = SurveyWorkload(scenario);
   const auto pools = static_cast<std::int64_t>(scenario.Pools().size());
-  progress.Expect(1, outcome.facts.requests, outcome.facts.last_arrival, (pools + options.threads - 1) / options.threads, pools > 1);
+  progress.Expect(1, outcome.facts.requests, outcome.facts.last_arrival, (pools + options.threads - 1) / options.threads,
+                  pools > 1);
   RunOptions run;
   run.threads = options.threads;
   run.check = options.check;
@@ -59,7 +60,8 @@ void Run(const SimulationOptions& options, const Invocation& invocation) {
     folder->Write("windows.csv", WindowsCsv(outcome.result));
     folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, outcome.facts, {outcome.result}));
   }
-  fmt::print("{}", options.json ? FileText(summary) : RunReport(scenario, outcome.facts, outcome.result, StyleFor(STDOUT_FILENO)));
+  fmt::print("{}",
+             options.json ? FileText(summary) : RunReport(scenario, outcome.facts, outcome.result, StyleFor(STDOUT_FILENO)));
   if (to_files && !options.json) fmt::print("  results       {}\n", options.out);
 }
 

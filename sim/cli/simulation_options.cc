@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <filesystem>
+#include <string_view>
 #include <thread>
 
 #include <fmt/format.h>
@@ -11,11 +13,15 @@ namespace poolsim {
 
 void AddSimulationOptions(CLI::App& command, SimulationOptions& options) {
   options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  command.add_option("SCENARIO", options.scenario, "scenario file (JSON), or \"quickstart\" for the built-in one")->required()->type_name("");
+  command.add_option("SCENARIO", options.scenario, "scenario file (JSON), or \"quickstart\" for the built-in one")
+      ->required()
+      ->type_name("");
   command.add_option("--set", options.set, "change one setting, as in fleet.gpus=32; may be given often")
       ->allow_extra_args(false)
       ->type_name("PATH=VALUE");
-  command.add_option("--out", options.out, "folder for the results; without it nothing is written")->type_name("DIR");
+  command.add_option("--out", options.out, "folder for the results; without it nothing is written")
+      ->check([](const std::string& folder) { return folder.empty() ? "expected the name of a folder" : ""; })
+      ->type_name("DIR");
   command.add_option("--threads", options.threads, "most threads; never changes results (default: one per core)")
       ->check(CLI::Range(1, 1024).description(""))
       ->type_name("N");
@@ -24,17 +30,38 @@ void AddSimulationOptions(CLI::App& command, SimulationOptions& options) {
   command.add_flag("--json", options.json, "print JSON instead of a report");
 }
 
+namespace {
+
+// Paths in a scenario start from its folder; one typed on the command line is meant from where it was typed.
+std::string FromScenarioFolder(const std::string& assignment, const std::filesystem::path& folder) {
+  constexpr std::string_view kKey = "workload.path=";
+  if (assignment.rfind(kKey, 0) != 0) return assignment;
+  const std::filesystem::path path = assignment.substr(kKey.size());
+  std::error_code error;
+  if (path.is_absolute() || !std::filesystem::is_regular_file(path, error)) return assignment;
+  const std::filesystem::path from = std::filesystem::absolute(folder, error).lexically_normal();
+  return std::string(kKey) + std::filesystem::absolute(path, error).lexically_normal().lexically_proximate(from).string();
+}
+
+}  // namespace
+
 Scenario LoadScenarioArgument(const SimulationOptions& options) {
   std::error_code error;
   if (options.scenario == "quickstart" && !std::filesystem::is_regular_file(options.scenario, error)) {
     for (const EmbeddedFile& file : EmbeddedFiles()) {
-      if (file.path == "results/quickstart/scenario.json") return ParseScenario(std::string(file.text), "quickstart", "", options.set);
+      if (file.path == "results/quickstart/scenario.json")
+        return ParseScenario(std::string(file.text), "quickstart", "", options.set);
     }
   }
-  return LoadScenario(options.scenario, options.set);
+  const std::filesystem::path folder = std::filesystem::path(options.scenario).parent_path();
+  std::vector<std::string> assignments;
+  for (const std::string& assignment : options.set)
+    assignments.push_back(FromScenarioFolder(assignment, folder.empty() ? "." : folder));
+  return LoadScenario(options.scenario, assignments);
 }
 
-RequestRows::RequestRows(ResultsFolder* folder, const Scenario& scenario, const std::string& name) : folder_(folder), name_(name) {
+RequestRows::RequestRows(ResultsFolder* folder, const Scenario& scenario, const std::string& name)
+    : folder_(folder), name_(name) {
   if (folder == nullptr || !scenario.output.requests) return;
   file_ = folder->Open(name);
   file_->Write(RequestRowHeader());

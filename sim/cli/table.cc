@@ -11,12 +11,13 @@
 namespace poolsim {
 namespace {
 
-// `value` with three significant digits where it has that many before rounding up, and no exponent.
+// Three significant digits (fewer below a tenth), no exponent.
 std::string ThreeDigits(double value) {
   const double size = std::fabs(value);
   if (size >= 99.95) return fmt::format("{:.0f}", value);
   if (size >= 9.995) return fmt::format("{:.1f}", value);
-  return fmt::format("{:.2f}", value);
+  if (size >= 0.0995) return fmt::format("{:.2f}", value);
+  return size < 0.0005 ? "0" : fmt::format("{:.3f}", value);
 }
 
 std::string Pad(const std::string& text, std::size_t width, Align align) {
@@ -56,7 +57,7 @@ std::string Duration(double seconds) {
   if (seconds < 999.5) return ThreeDigits(seconds) + " s";
   const std::int64_t minutes = std::llround(seconds / 60);
   if (seconds < 5999.5) return fmt::format("{} min {:02} s", std::llround(seconds) / 60, std::llround(seconds) % 60);
-  if (minutes < 48 * 60) return fmt::format("{} h {:02} min", minutes / 60, minutes % 60);
+  if (minutes < 2880) return fmt::format("{} h {:02} min", minutes / 60, minutes % 60);
   const std::int64_t hours = std::llround(seconds / 3600);
   return fmt::format("{} d {:02} h", hours / 24, hours % 24);
 }
@@ -77,7 +78,8 @@ std::string ByteSize(double bytes) {
 std::string Number(double value) { return value >= 999.5 ? Count(std::llround(value)) : ThreeDigits(value); }
 
 std::size_t Width(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
 }
 
 std::string Wrap(std::string_view text, std::size_t width, std::size_t indent, std::size_t column) {
@@ -192,7 +194,8 @@ std::string Table::Text(const Style& style, std::size_t indent) const {
   for (const Line& line : lines_) {
     if (line.remark) {
       const std::size_t column = indent + widths[0] + 2;
-      out += std::string(indent, ' ') + Pad(line.cells[0], widths[0], Align::kLeft) + "  " + Wrap(line.cells[1], kPageWidth, column, column);
+      out += std::string(indent, ' ') + Pad(line.cells[0], widths[0], Align::kLeft) + "  " +
+             Wrap(line.cells[1], kPageWidth, column, column);
     } else {
       out += Join(line.cells, widths, indent);
     }

@@ -25,7 +25,8 @@ std::string Number(double value);
 
 // Characters on the screen: code points of UTF-8.
 std::size_t Width(std::string_view text);
-// Words over lines of at most `width`; lines after the first start with `indent` blanks. The first line is taken to start at `column`.
+// Words over lines of at most `width`; lines after the first start with `indent` blanks. The first line is taken to start at
+// `column`.
 std::string Wrap(std::string_view text, std::size_t width, std::size_t indent, std::size_t column);
 
 // Terminal decoration, or none.
@@ -42,7 +43,7 @@ enum class Align { kLeft, kRight };
 struct Column {
   std::string title;
   Align align = Align::kRight;
-  std::string group;  // neighbours with the same group share a heading above theirs, and stand closer
+  std::string group;   // neighbours with the same group share a heading above theirs, and stand closer
   bool wraps = false;  // the last column may: it gets what is left of the page
 };
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::size_t kLabel = 16;  // where the values of the report start
 
-std::string Line(const Style& style, const std::string& label, const std::string& text) {
+std::string Item(const Style& style, const std::string& label, const std::string& text) {
   const std::string start = "  " + label + std::string(kLabel - 2 - std::min(kLabel - 3, label.size()), ' ');
   return style.Dim(start) + Wrap(text, kPageWidth, kLabel, kLabel) + "\n";
 }
@@ -38,7 +38,8 @@ std::string Title(const std::string& command, const Scenario& scenario) {
 
 std::string Workload(const WorkloadFacts& facts) {
   return fmt::format("{} to {} over {}", Plural(facts.requests, "request"),
-                     Plural(static_cast<std::int64_t>(facts.names.models().size()), "model"), Duration(ToSeconds(facts.last_arrival)));
+                     Plural(static_cast<std::int64_t>(facts.names.models().size()), "model"),
+                     Duration(ToSeconds(facts.last_arrival)));
 }
 
 std::string RequestsText(const RunResult& result) {
@@ -51,7 +52,8 @@ std::string RequestsText(const RunResult& result) {
   }
   if (!reasons.empty()) text += fmt::format(" ({})", fmt::join(reasons, ", "));
   if (count(Outcome::kPending) > 0) text += fmt::format(", {} unfinished", Count(count(Outcome::kPending)));
-  if (result.requests > m.requests) text += fmt::format("; {} more in the warm-up, not counted", Count(result.requests - m.requests));
+  if (result.requests > m.requests)
+    text += fmt::format("; {} more in the warm-up, not counted", Count(result.requests - m.requests));
   return text;
 }
 
@@ -90,22 +92,26 @@ std::string LatencyTable(const ModelMetrics& m, const Style& style) {
 
 std::string Skipped(const WorkloadFacts& facts, const Style& style) {
   if (facts.counts.rows_skipped == 0) return "";
-  return Line(style, "skipped", fmt::format("{}; the first: {}", Plural(facts.counts.rows_skipped, "bad row"), facts.counts.first_skipped));
+  return Item(style, "skipped",
+              fmt::format("{}; the first: {}", Plural(facts.counts.rows_skipped, "bad row"), facts.counts.first_skipped));
 }
 
-// Latencies of one row in the unit of its column, four characters wide or so.
-std::string SecondsCell(const Histogram& h, double q) { return h.count() == 0 ? "-" : Number(ToSeconds(h.Quantile(q))); }
+// A quantile in the unit of its column, at most five characters.
+std::string QuantileCell(const Histogram& h, double q, double per_second) {
+  if (h.count() == 0) return "-";
+  const double value = ToSeconds(h.Quantile(q)) * per_second;
+  return value < 999.5 ? Number(value) : ShortCount(value);
+}
 
 void CompareRow(const Scenario& scenario, const RunResult& r, Table& table) {
   if (!r.feasible) return table.Remark(r.policy, "infeasible: " + r.reason);
   const ModelMetrics& m = r.total;
   const Attainment a = AttainmentOf(m);
   const double models_per_gpu = static_cast<double>(r.models.size()) / static_cast<double>(std::max<std::int64_t>(r.gpus, 1));
-  table.Row({r.policy, fmt::format("{}", r.gpus), Number(models_per_gpu), Percent(a.service), Percent(a.token), Percent(a.request),
-             SecondsCell(m.ttft, 0.5), SecondsCell(m.ttft, 0.99),
-             m.tbt.count() == 0 ? "-" : Number(ToSeconds(m.tbt.Quantile(0.99)) * 1e3), Percent(UtilisationOf(r).busy),
-             ShortCount(static_cast<double>(m.switches)), ShortCount(static_cast<double>(FailedRequests(m))),
-             ShortCount(Goodput(scenario, r))});
+  table.Row({r.policy, fmt::format("{}", r.gpus), Number(models_per_gpu), Percent(a.service), Percent(a.token),
+             Percent(a.request), QuantileCell(m.ttft, 0.5, 1), QuantileCell(m.ttft, 0.99, 1), QuantileCell(m.tbt, 0.99, 1e3),
+             Percent(UtilisationOf(r).busy), ShortCount(static_cast<double>(m.switches)),
+             ShortCount(static_cast<double>(FailedRequests(m))), ShortCount(Goodput(scenario, r))});
 }
 
 bool IsOracle(const std::string& policy) {
@@ -138,29 +144,35 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
   const double gpu_hours = static_cast<double>(result.owned) / 1e12 / 3600;
 
   std::string out = style.Bold(Title("run", scenario)) + "\n";
-  out += Line(style, "policy", result.policy);
-  out += Line(style, "workload", Workload(facts) + ", simulated until " + Duration(ToSeconds(result.end)));
+  out += Item(style, "policy", result.policy);
+  out += Item(style, "workload", Workload(facts) + ", simulated until " + Duration(ToSeconds(result.end)));
   out += Skipped(facts, style);
-  std::string gpus = fmt::format("{} ({}), {} models per GPU, {} GPU-hours", Fleet(scenario, result), Plural(result.instances, "instance"),
-                                 Number(static_cast<double>(result.models.size()) / static_cast<double>(std::max<std::int64_t>(result.gpus, 1))),
-                                 Number(gpu_hours));
+  std::string gpus =
+      fmt::format("{} ({}), {} models per GPU, {} GPU-hours", Fleet(scenario, result), Plural(result.instances, "instance"),
+                  Number(static_cast<double>(result.models.size()) / static_cast<double>(std::max<std::int64_t>(result.gpus, 1))),
+                  Number(gpu_hours));
   if (result.stranded_gpus > 0) gpus += fmt::format(", {} more stranded by whole groups", Plural(result.stranded_gpus, "GPU"));
-  out += Line(style, "GPUs", gpus);
-  out += Line(style, "requests", RequestsText(result));
-  out += Line(style, "tokens", fmt::format("{} prompt, {} output, {} on time a second", Count(m.prompt_tokens), Count(m.output_tokens),
-                                           ShortCount(Goodput(scenario, result))));
-  out += Line(style, "within target", fmt::format("{} % of service time, {} % of tokens, {} % of requests ({} % by TTFT and every gap)",
-                                                  Percent(a.service), Percent(a.token), Percent(a.request), Percent(a.request_gaps)));
+  out += Item(style, "GPUs", gpus);
+  out += Item(style, "requests", RequestsText(result));
+  out += Item(style, "tokens",
+              fmt::format("{} prompt, {} output, {} on time a second", Count(m.prompt_tokens), Count(m.output_tokens),
+                          ShortCount(Goodput(scenario, result))));
+  out += Item(style, "within target",
+              fmt::format("{} % of service time, {} % of tokens, {} % of requests ({} % gap by gap)", Percent(a.service),
+                          Percent(a.token), Percent(a.request), Percent(a.request_gaps)));
   out += "\n" + LatencyTable(m, style) + "\n";
-  out += Line(style, "GPU time", fmt::format("[{}] {} % busy", UtilisationBar(u), Percent(u.busy)));
-  out += Line(style, "", fmt::format("{} % Prefill, {} % Decode, {} % Switch, {} % KV copy, {} % idle", Percent(u.prefill), Percent(u.decode),
-                                     Percent(u.switching), Percent(u.kv_copy), Percent(u.idle)));
-  out += Line(style, "switches", fmt::format("{}; {} of weights and {} of KV cache moved; {} models active on average", Count(m.switches),
-                                             ByteSize(static_cast<double>(result.weight_bytes_moved)),
-                                             ByteSize(static_cast<double>(result.kv_bytes_moved)), Number(result.active_models_mean)));
-  out += Line(style, "simulation", fmt::format("{}, {} requests/s, {}, {} MB, fingerprint {:016x}", Duration(result.wall_s),
-                                               ShortCount(static_cast<double>(result.requests) / std::max(result.wall_s, 1e-9)),
-                                               Plural(result.events, "event"), Count(std::llround(result.peak_rss_mb)), result.fingerprint));
+  out += Item(style, "GPU time", fmt::format("[{}] {} % busy", UtilisationBar(u), Percent(u.busy)));
+  out += Item(style, "",
+              fmt::format("{} % Prefill, {} % Decode, {} % Switch, {} % KV copy, {} % idle", Percent(u.prefill),
+                          Percent(u.decode), Percent(u.switching), Percent(u.kv_copy), Percent(u.idle)));
+  out += Item(style, "switches",
+              fmt::format("{}; {} of weights and {} of KV cache moved; {} models active on average", Count(m.switches),
+                          ByteSize(static_cast<double>(result.weight_bytes_moved)),
+                          ByteSize(static_cast<double>(result.kv_bytes_moved)), Number(result.active_models_mean)));
+  out += Item(style, "simulation",
+              fmt::format("{}, {} requests/s, {}, {} MB, fingerprint {:016x}", Duration(result.wall_s),
+                          ShortCount(static_cast<double>(result.requests) / std::max(result.wall_s, 1e-9)),
+                          Plural(result.events, "event"), Count(std::llround(result.peak_rss_mb)), result.fingerprint));
   return out;
 }
 
@@ -171,10 +183,10 @@ std::string CompareReport(const Scenario& scenario, const WorkloadFacts& facts, 
   out += "\n";
   Table table({{"policy", Align::kLeft, ""},
                {"GPUs", Align::kRight, ""},
-               {"/GPU", Align::kRight, "models"},
+               {"/GPU", Align::kRight, "LLMs"},
                {"time", Align::kRight, "% within target"},
                {"token", Align::kRight, "% within target"},
-               {"request", Align::kRight, "% within target"},
+               {"reqs", Align::kRight, "% within target"},
                {"p50", Align::kRight, "TTFT, s"},
                {"p99", Align::kRight, "TTFT, s"},
                {"p99,ms", Align::kRight, "TBT"},
@@ -186,23 +198,30 @@ std::string CompareReport(const Scenario& scenario, const WorkloadFacts& facts, 
   out += table.Text(style);
   const std::string savings = Savings(results);
   if (!savings.empty()) out += "\n" + Wrap(savings, kPageWidth, 0, 0) + "\n";
+  for (const RunResult& r : results) {
+    if (r.feasible && IsOracle(r.policy))
+      out += fmt::format("({} is an oracle: it is told how long answers will be.)\n", r.policy);
+  }
   return out;
 }
 
 std::string Savings(const std::vector<RunResult>& results) {
   const RunResult* best = BestPooled(results);
-  const auto dedicated = std::find_if(results.begin(), results.end(), [](const RunResult& r) { return r.feasible && OwnsFleet(r.policy); });
+  const auto dedicated =
+      std::find_if(results.begin(), results.end(), [](const RunResult& r) { return r.feasible && OwnsFleet(r.policy); });
   if (best == nullptr || dedicated == results.end()) return "";
   const std::string requests = Plural(best->total.requests, "request");
-  const std::string quality = fmt::format("{} % of service time within target ({}: {} %)", Percent(AttainmentOf(best->total).service),
-                                          dedicated->policy, Percent(AttainmentOf(dedicated->total).service));
+  const std::string quality =
+      fmt::format("{} % of service time within target ({}: {} %)", Percent(AttainmentOf(best->total).service), dedicated->policy,
+                  Percent(AttainmentOf(dedicated->total).service));
   if (best->gpus >= dedicated->gpus) {
     return fmt::format("Pooling saves nothing here: {} serves the {} on {} with {}, where {} needs {}.", best->policy, requests,
                        Plural(best->gpus, "GPU"), quality, dedicated->policy, Count(dedicated->gpus));
   }
   const double saved = 1 - static_cast<double>(best->gpus) / static_cast<double>(dedicated->gpus);
-  return fmt::format("{} serves the same {} on {} instead of {} (-{:.0f} %), with {}.", best->policy, requests, Plural(best->gpus, "GPU"),
-                     Count(dedicated->gpus), saved * 100, quality);
+  return fmt::format("{} serves the same {} on {} instead of {} (-{} %), with {}.", best->policy, requests,
+                     Plural(best->gpus, "GPU"), Count(dedicated->gpus),
+                     saved < 0.99 ? fmt::format("{:.0f}", saved * 100) : Percent(saved), quality);
 }
 
 }  // namespace poolsim
