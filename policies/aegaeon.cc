@@ -21,6 +21,7 @@
 
 #include "sim/errors.h"
 #include "sim/policy.h"
+#include "sim/rng.h"
 
 namespace poolsim {
 namespace {
@@ -37,6 +38,7 @@ class Aegaeon final : public Policy {
     std::string quota_clock = "after-first-step";
     std::string prefetch = "if-fits";
     double min_switch_ms = 0;
+    std::string batch_order = "oldest-first";
     std::int64_t resident_models = 0;
     double resident_kv_share = 0.25;
 
@@ -52,12 +54,16 @@ class Aegaeon final : public Policy {
                "if-fits: the next model's weights beside the running ones; credit: all time in steps since the last switch counts (the authors' simulator); none",
                {"if-fits", "credit", "none"});
       f.Real("min_switch_ms", min_switch_ms, "a switch never takes less, in ms", 0, 1e6);
+      f.Choice("batch_order", batch_order,
+               "order of a round's models, by their first batch; arbitrary: drawn for each batch when it is started (the authors' simulator: by address)",
+               {"oldest-first", "newest-first", "arbitrary"});
       f.Int("resident_models", resident_models, "weights kept on the GPU beside the running model while memory allows (paper: 0)", 0, 64);
       f.Real("resident_kv_share", resident_kv_share, "share of a model's KV memory that prefetched and kept weights must leave", 0, 1);
     }
   };
 
-  Aegaeon(Params params, const PolicyContext&) : p_(std::move(params)), min_switch_(PsFromSeconds(p_.min_switch_ms * 1e-3)) {}
+  Aegaeon(Params params, const PolicyContext& context)
+      : p_(std::move(params)), min_switch_(PsFromSeconds(p_.min_switch_ms * 1e-3)), seed_(context.seed) {}
 
   std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models, const PriceView& prices) override {
     const std::int64_t count = fleet.gpus / fleet.tp;
@@ -193,6 +199,7 @@ class Aegaeon final : public Policy {
   struct Work {
     int label = 0;
     ModelId model = kNone;
+    std::uint64_t rank = 0;           // place in a round's order
     std::vector<RequestId> members;   // pending ones included
     std::vector<RequestId> pending;   // not granted to the engine's batch yet
   };
@@ -201,7 +208,7 @@ class Aegaeon final : public Policy {
     TimePs quota;
   };
   struct Decode {
-    std::vector<Work> batches;        // in order of creation
+    std::vector<Work> batches;        // by rank as of the round's start, later ones behind
     std::vector<Turn> round;
     std::size_t turn = 0;
     TimePs used = 0;                  // of the turn's quota
@@ -289,6 +296,8 @@ class Aegaeon final : public Policy {
     Decode& q = decode_[d];
     Work w;
     w.model = model;
+    ++started_;
+    w.rank = p_.batch_order == "oldest-first" ? started_ : p_.batch_order == "newest-first" ? ~started_ : HashAt(seed_, started_);
     if (q.free_labels.empty()) {
       w.label = q.next_label++;
     } else {
@@ -412,7 +421,8 @@ class Aegaeon final : public Policy {
     q.used = 0;
     q.started = false;
     q.running = false;
-    // Batches of one model next to each other, models in order of their oldest batch.
+    // Batches of one model next to each other, models in order of their first batch.
+    std::sort(q.batches.begin(), q.batches.end(), [](const Work& a, const Work& b) { return a.rank < b.rank; });
     std::vector<ModelId> models;
     for (const Work& w : q.batches) {
       if (std::find(models.begin(), models.end(), w.model) == models.end()) models.push_back(w.model);
@@ -537,6 +547,8 @@ class Aegaeon final : public Policy {
 
   Params p_;
   TimePs min_switch_;
+  std::uint64_t seed_;
+  std::uint64_t started_ = 0;  // batches so far
   int tp_ = 1;
   InstanceId first_decode_ = 0;
   std::vector<Prefill> prefill_;
