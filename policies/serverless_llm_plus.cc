@@ -1,5 +1,7 @@
 // ServerlessLLM+ (the Aegaeon paper's stronger baseline): request-level auto-scaling with an oracle. Groups of at most `slots` requests of one model
-// queue at an instance; the group whose first request has the shortest remaining time goes next.
+// queue at an instance; the group whose first request has the shortest remaining time goes next. A request joins a group of its model that
+// has a free slot, the smallest one; else it starts a group, as in ServerlessLLM on an instance that has neither queue nor model,
+// else on the least recently used one; or (the authors' simulator) where there are fewest groups.
 //
 // By default a group runs to its end, as request-level scaling means. With `preemptive` the order is looked at anew whenever a request arrives
 // and the running group may be sent back, its KV thrown away: what the authors' simulator does, which thrashes past saturation.
@@ -14,10 +16,12 @@ class ServerlessLlmPlus final : public Policy {
  public:
   struct Params {
     std::int64_t slots = 4;
+    std::string new_group = "least-recently-used";
     bool preemptive = false;
 
     void Describe(Fields& f) {
       f.Int("slots", slots, "most requests of one group", 1, 65536);
+      f.Choice("new_group", new_group, "instance that a new group goes to", {"least-recently-used", "fewest-groups"});
       f.Bool("preemptive", preemptive, "an arrival may send the running group back, its KV thrown away; a prefill then counts as all that remains");
     }
   };
@@ -32,22 +36,37 @@ class ServerlessLlmPlus final : public Policy {
     return plan;
   }
 
-  // A group of the model with a free slot, on any instance; else a new group where there are fewest.
   InstanceId RouteArrival(RequestId r, const ClusterView& view) override {
     const ModelId model = view.request(r).model;
-    std::size_t fewest = 0;
-    for (std::size_t i = 0; i < queues_.size(); ++i) {
-      for (const Group& g : queues_[i].groups) {
-        if (HasRoom(g, model)) return static_cast<InstanceId>(i);
+    const auto count = static_cast<InstanceId>(queues_.size());
+    InstanceId joined = kNone;
+    std::size_t smallest = 0;
+    InstanceId fewest = 0, unused = kNone, oldest = 0;
+    for (InstanceId i = 0; i < count; ++i) {
+      const std::vector<Group>& groups = queues_[i].groups;
+      for (const Group& g : groups) {
+        if (!HasRoom(g, model) || (joined != kNone && g.requests.size() >= smallest)) continue;
+        joined = i;
+        smallest = g.requests.size();
       }
-      if (queues_[i].groups.size() < queues_[fewest].groups.size()) fewest = i;
+      // An instance that holds the model and has nothing to do is a group without requests.
+      if (params_.new_group != "fewest-groups" && groups.empty() && view.loaded(i) == model && (joined == kNone || smallest > 0)) {
+        joined = i;
+        smallest = 0;
+      }
+      if (groups.size() < queues_[fewest].groups.size()) fewest = i;
+      if (unused == kNone && groups.empty() && view.loaded(i) == kNone) unused = i;
+      if (view.last_step_end(i) < view.last_step_end(oldest)) oldest = i;
     }
-    return static_cast<InstanceId>(fewest);
+    if (joined != kNone) return joined;
+    if (params_.new_group == "fewest-groups") return fewest;
+    return unused != kNone ? unused : oldest;
   }
 
   void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
     const RequestView v = view.request(r);
     if (v.generated > 0) return;  // swapped out for want of memory: it has kept its place
+    for (Queue& q : queues_) q.reorder = params_.preemptive;
     for (Group& g : queues_[i].groups) {
       if (!HasRoom(g, v.model)) continue;
       g.requests.push_back(r);
@@ -79,7 +98,8 @@ class ServerlessLlmPlus final : public Policy {
   void Next(InstanceId i, const ClusterView& view, Grant& grant) override {
     Queue& q = queues_[i];
     if (q.groups.empty()) return;
-    if (!q.running || params_.preemptive) {
+    if (!q.running || q.reorder) {
+      q.reorder = false;
       const Group* before = &q.groups.front();
       const RequestId first = before->requests.front();
       std::stable_sort(q.groups.begin(), q.groups.end(), [&](const Group& a, const Group& b) { return Remaining(a, view) < Remaining(b, view); });
@@ -123,6 +143,7 @@ class ServerlessLlmPlus final : public Policy {
   struct Queue {
     std::vector<Group> groups;  // the first one runs
     bool running = false;
+    bool reorder = false;       // a request has arrived somewhere since the groups were put in order
   };
 
   bool HasRoom(const Group& g, ModelId model) const {
