@@ -459,12 +459,13 @@ class Aegaeon final : public Policy {
   void NextDecode(InstanceId i, const ClusterView& view, Grant& grant) {
     const std::size_t d = static_cast<std::size_t>(i - first_decode_);
     Decode& q = decode_[d];
-    if (q.running) {
+    // What was granted may have been a wait for KV only, which is no part of the quota.
+    if (q.running && view.last_run_time(i) > 0) {
       q.used += view.last_run_time(i);
       if (!q.started && p_.quota_clock == "after-first-step") q.used -= view.last_run_first_step(i);
-      q.started = q.started || view.last_run_time(i) > 0;
-      q.running = false;
+      q.started = true;
     }
+    q.running = false;
     if (q.batches.empty()) {
       q.round.clear();
       q.turn = 0;
