@@ -77,6 +77,7 @@ void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_labe
   model = new_model;
   steps_ = 0;
   context_ = 0;
+  blocks_ = 0;
   measured_ = 0;
   last_end_ = 0;
   slow_step_ = -1;
@@ -93,13 +94,14 @@ void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_labe
 
 std::int64_t Batch::Blocks(std::int64_t more) const {
   // ceil(x / b) = (x + (-x mod b)) / b, summed over members with x = steps + more + context_offset.
+  if (more == 0) return blocks_;
   const std::int64_t n = steps_ + more;
   std::int64_t tokens = n * size() + offset_sum_;
   if (block_tokens_ == 1) return tokens;
+  std::int64_t rest = n % block_tokens_;
   for (std::int64_t p = 0; p < block_tokens_; ++p) {
-    if (phase_[p] == 0) continue;
-    const std::int64_t rest = (n + p) % block_tokens_;
     if (rest != 0) tokens += phase_[p] * (block_tokens_ - rest);
+    if (++rest == block_tokens_) rest = 0;
   }
   return tokens / block_tokens_;
 }
@@ -137,6 +139,7 @@ void Batch::Join(RequestId id, RequestTable& requests, const Targets& targets) {
   r.context_offset = r.context() - steps_;
   r.joined_at = steps_;
   context_ += r.context();
+  blocks_ += (r.context() + block_tokens_ - 1) / block_tokens_;
   offset_sum_ += r.context_offset;
   measured_ += r.measured ? 1 : 0;
   const std::int64_t phase = ((r.context_offset % block_tokens_) + block_tokens_) % block_tokens_;
@@ -172,6 +175,7 @@ void Batch::Leave(RequestId id, RequestTable& requests) {
     measured_ -= r.measured ? 1 : 0;
     --phase_[((r.context_offset % block_tokens_) + block_tokens_) % block_tokens_];
     r.blocks = static_cast<std::int32_t>((r.context() + block_tokens_ - 1) / block_tokens_);
+    blocks_ -= r.blocks;
     ++r.stamp;
   }
   r.batch = kNone;
@@ -287,6 +291,7 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
   Window& window = metrics.WindowAt(first);
   window.output_tokens += size_now * count;
   window.on_time_tokens += size_now * count - late;
+  blocks_ = Blocks(count);
   steps_ += count;
   context_ += size_now * count;
   last_end_ = first + Series{gap, slope}.Elapsed(count - 1);

@@ -45,7 +45,7 @@ class Batch {
   std::int64_t members() const { return static_cast<std::int64_t>(stepping.size() + incoming.size()); }
   std::int64_t steps() const { return steps_; }
   std::int64_t context() const { return context_; }  // of the stepping members
-  // KV blocks of the stepping members after `more` further steps. O(block_tokens).
+  // KV blocks of the stepping members now, or after `more` further steps: O(block_tokens).
   std::int64_t Blocks(std::int64_t more = 0) const;
   // Steps until the next member finishes. REQUIRES size() > 0.
   std::int64_t StepsToFinish(const RequestTable& requests);
@@ -80,6 +80,7 @@ class Batch {
 
   std::int64_t steps_ = 0;
   std::int64_t context_ = 0;
+  std::int64_t blocks_ = 0;
   std::int64_t measured_ = 0;        // measured members among stepping
   TimePs last_end_ = 0;              // when the last step ended
   std::int64_t slow_step_ = -1;      // members that joined before this step count have seen a gap above the target

@@ -173,13 +173,14 @@ EngineResult Engine::Run(RequestSource& source, const std::function<ModelId(std:
     now_ = next;
     ++result_.events;
     if (event == next) {
-      const EventQueue::Event e = events_.Pop();
+      const EventQueue::Event e = events_.Take();
       Mark(static_cast<std::uint64_t>(e.time), static_cast<std::uint64_t>(e.slot));
       if (e.slot < first_link) {
         OnInstance(static_cast<InstanceId>(e.slot));
       } else {
         OnLink(static_cast<std::int32_t>(e.slot - first_link));
       }
+      events_.Done();
     } else if (timeout == next) {
       OnTimeouts();
     } else {
@@ -536,7 +537,8 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
 Engine::Room Engine::MakeRoom(InstanceId i, Batch& first) {
   Instance& inst = instances_[i];
   const std::int64_t block_bytes = BlockBytes(inst, first.model);
-  while (inst.kv_used + (first.Blocks(1) - first.Blocks()) * block_bytes > inst.kv_capacity) {
+  while (inst.kv_used + first.size() * block_bytes > inst.kv_capacity &&
+         inst.kv_used + (first.Blocks(1) - first.Blocks()) * block_bytes > inst.kv_capacity) {
     if (inst.leaving > 0) return Room::kWait;
     RequestId victim = first.stepping.front();
     for (const RequestId id : first.stepping) {
@@ -674,6 +676,7 @@ std::int64_t Engine::SubStepsWithin(const RunState& run, TimePs t, std::int64_t 
 }
 
 std::int64_t Engine::Growth(const Instance& inst, std::int64_t n) const {
+  if (n == 0) return 0;
   const auto m = static_cast<std::int64_t>(inst.run.parts.size());
   std::int64_t bytes = 0;
   for (std::int64_t p = 0; p < m; ++p) {
@@ -723,7 +726,13 @@ void Engine::BeginSegment(InstanceId i) {
     n = std::min(n, 1 + (quota > 1 ? SubStepsWithin(run, quota - 1, limit) : 0));
   }
   const std::int64_t free = inst.kv_capacity - inst.kv_used;
-  if (Growth(inst, n) > free) {
+  // Most of the time memory is nowhere near: a member never grows by more than its tokens and one block.
+  std::int64_t most = 0;
+  for (const Part& part : run.parts) {
+    const Batch& batch = batches_[part.batch];
+    most += batch.size() * (n / m / setup_.block_tokens + 2) * BlockBytes(inst, batch.model);
+  }
+  if (most > free && Growth(inst, n) > free) {
     std::int64_t fits = 1, too_many = n;  // one step fits: room was made
     while (too_many - fits > 1) {
       const std::int64_t middle = fits + (too_many - fits) / 2;
@@ -741,11 +750,13 @@ void Engine::ApplySteps(InstanceId i, std::int64_t n) {
   RunState& run = inst.run;
   if (n == 0) return;
   const auto m = static_cast<std::int64_t>(run.parts.size());
-  inst.kv_used += Growth(inst, n);
   for (std::int64_t p = 0; p < m; ++p) {
     const Part& part = run.parts[p];
+    Batch& batch = batches_[part.batch];
     const std::int64_t steps = n / m + (p < n % m ? 1 : 0);
-    batches_[part.batch].Account(run.start + part.a_sum, run.cycle.a + part.d_sum, run.cycle.d, steps, requests_, metrics_, observer_);
+    const std::int64_t blocks = batch.Blocks();
+    batch.Account(run.start + part.a_sum, run.cycle.a + part.d_sum, run.cycle.d, steps, requests_, metrics_, observer_);
+    inst.kv_used += (batch.Blocks() - blocks) * BlockBytes(inst, batch.model);
   }
   const TimePs end = run.start + Elapsed(run, n);
   metrics_.Busy(Activity::kDecode, run.start, end, inst.tp);

@@ -3,6 +3,8 @@
 // Order is (time, slot), and slots are numbered so that kinds come in the order that simultaneous events must be applied in. There is no
 // insertion counter: the order of two events never depends on when they were scheduled.
 //
+// An event that is being handled stays in the heap: what handles it usually schedules its slot's next event, which then only sinks from the top.
+//
 // INVARIANTS: heap_[position_[s]].slot == s for every pending slot s; position_[s] == -1 otherwise; parent <= child.
 #pragma once
 
@@ -31,6 +33,7 @@ class EventQueue {
 
   // Schedules, or moves, the event of `slot`.
   void Set(std::int64_t slot, TimePs time) {
+    if (slot == taken_) taken_ = -1;
     const std::int64_t at = position_[slot];
     if (at < 0) {
       heap_.push_back({time, slot});
@@ -47,6 +50,7 @@ class EventQueue {
   }
 
   void Clear(std::int64_t slot) {
+    if (slot == taken_) taken_ = -1;
     const std::int64_t at = position_[slot];
     if (at < 0) return;
     position_[slot] = -1;
@@ -59,11 +63,14 @@ class EventQueue {
     Down(position_[last.slot]);
   }
 
-  Event Pop() {
-    assert(!heap_.empty());
-    const Event first = heap_.front();
-    Clear(first.slot);
-    return first;
+  // The first event, to be handled now; Done() when that is over. REQUIRES that nothing is scheduled before its time meanwhile.
+  Event Take() {
+    assert(!heap_.empty() && taken_ == -1);
+    taken_ = heap_.front().slot;
+    return heap_.front();
+  }
+  void Done() {
+    if (taken_ != -1) Clear(taken_);
   }
 
  private:
@@ -102,6 +109,7 @@ class EventQueue {
     position_[moving.slot] = at;
   }
 
+  std::int64_t taken_ = -1;  // slot of the event being handled, unless it has been scheduled anew
   std::vector<Event> heap_;
   std::vector<std::int64_t> position_;
 };

@@ -35,6 +35,7 @@ void ModelMetrics::Merge(const ModelMetrics& o) {
 double ServiceShare(const Request& r, const Targets& targets) {
   if (r.outcome != Outcome::kFinished) return 0;
   const Service& s = r.service;
+  if (!s.dirty) return 1;  // never late: its targets held throughout
   const TimePs length = r.last_token - r.arrival;
   if (length <= 0) return 1;
   const TimePs target = targets.ttft + r.generated * targets.tbt;  // that of the token after the last
@@ -46,8 +47,12 @@ Metrics::Metrics(std::vector<Targets> targets, TimePs warmup, TimePs window)
     : targets_(std::move(targets)), models_(targets_.size()), in_system_(targets_.size(), 0), warmup_(warmup), window_(window) {}
 
 Window& Metrics::WindowAt(TimePs t) {
+  if (t >= recent_begin_ && t < recent_end_) return windows_[recent_];
   const auto index = static_cast<std::size_t>(t / window_);
   if (index >= windows_.size()) windows_.resize(index + 1);
+  recent_ = index;
+  recent_begin_ = static_cast<TimePs>(index) * window_;
+  recent_end_ = recent_begin_ + window_;
   return windows_[index];
 }
 

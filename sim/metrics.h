@@ -60,7 +60,7 @@ class Metrics {
   const std::vector<Window>& windows() const { return windows_; }
   TimePs window_length() const { return window_; }
   Window& WindowAt(TimePs t);
-  TimePs WindowEnd(TimePs t) const { return (t / window_ + 1) * window_; }
+  TimePs WindowEnd(TimePs t) const { return t >= recent_begin_ && t < recent_end_ ? recent_end_ : (t / window_ + 1) * window_; }
 
   void Arrive(Request& r, TimePs now);
   // One token outside a run of steps: a first token, or the one that a recomputation yields. Updates the request.
@@ -86,6 +86,10 @@ class Metrics {
   std::vector<Window> windows_;
   TimePs warmup_;
   TimePs window_;
+  // The window that was asked for last: most questions are about the same one, and a division is dear.
+  TimePs recent_begin_ = 0;
+  TimePs recent_end_ = 0;
+  std::size_t recent_ = 0;
   std::int64_t active_models_ = 0;
   TimePs active_since_ = 0;
 };

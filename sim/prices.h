@@ -17,7 +17,7 @@ struct ModelOverrides {
   std::int64_t kv_capacity_tokens = 0;    // beside these weights alone; 0: what memory allows
 };
 
-class Prices : public PriceView {
+class Prices final : public PriceView {
  public:
   // `usable_bytes`: memory per GPU for weights and KV. `load_bytes_per_s`: weights from the host, per GPU.
   Prices(const CostModel& form, std::string gpu, const std::vector<ModelFacts>& models, const std::vector<ModelOverrides>& overrides,

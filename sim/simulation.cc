@@ -72,12 +72,12 @@ struct PoolOutcome {
   std::string rows;  // requests.csv, when several pools run at once
 };
 
-PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts& facts, const RunOptions& options, bool stream_rows) {
-  const FleetConfig& fleet = plan.config.fleet;
-  const PolicyConfig& policy = plan.config.policy;
-  PoolSetup setup;
-  setup.name = plan.config.name;
-  setup.policy_name = policy.name;
+}  // namespace
+
+PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const std::vector<std::int32_t>& workload_models, const WorkloadFacts& facts) {
+  const FleetConfig& fleet = config.fleet;
+  setup.name = config.name;
+  setup.policy_name = config.policy.name;
   setup.gpu = FindGpu(fleet.gpu);
   const std::int64_t memory = fleet.gpu_memory_gb ? Bytes(*fleet.gpu_memory_gb) : setup.gpu.memory_bytes;
   setup.fleet.gpu = setup.gpu.name;
@@ -109,11 +109,10 @@ PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts
   setup.warmup = PsFromSeconds(s.metrics.warmup_s);
   setup.window = PsFromSeconds(s.metrics.window_s);
   if (s.metrics.horizon_s) setup.horizon = PsFromSeconds(*s.metrics.horizon_s);
-  setup.check = options.check;
 
   std::vector<ModelOverrides> overrides;
-  std::vector<ModelId> to_pool(facts.names.models().size(), kNone);
-  for (const std::int32_t m : plan.models) {
+  to_pool.assign(facts.names.models().size(), kNone);
+  for (const std::int32_t m : workload_models) {
     const ModelNames::Model& named = facts.names.models()[m];
     to_pool[m] = static_cast<ModelId>(setup.models.size());
     ModelFacts model;
@@ -150,41 +149,45 @@ PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts
 
   const CostModelEntry* form = Registry<CostModelEntry>::Get().Find(s.cost.form);
   const Json block = s.cost.params.contains(s.cost.form) ? s.cost.params[s.cost.form] : Json::object();
-  const std::unique_ptr<CostModel> cost = form->create(block, s.file, "/cost/params/" + s.cost.form);
-  const std::vector<ModelFacts> models = setup.models;  // outlives the engine; the engine has its own
-  const Prices prices(*cost, setup.gpu.name, models, overrides, setup.fleet.usable_bytes, setup.host_load, setup.engine_init);
+  cost = form->create(block, s.file, "/cost/params/" + s.cost.form);
+  models = setup.models;
+  prices = std::make_unique<Prices>(*cost, setup.gpu.name, models, overrides, setup.fleet.usable_bytes, setup.host_load, setup.engine_init);
+}
 
-  // The parts, each from the policy that the scenario names for it. Oracles are served by the engine, which comes after them.
-  struct LateOracle final : Oracle {
-    const Engine* engine = nullptr;
-    std::int32_t output_tokens(RequestId r) const override { return engine->output_tokens(r); }
-  } oracle;
-  const auto make = [&](const std::string& name) {
-    const PolicyEntry* entry = Registry<PolicyEntry>::Get().Find(name);
-    const Json params = policy.params.contains(name) ? policy.params[name] : Json::object();
-    PolicyContext context;
-    context.seed = static_cast<std::uint64_t>(s.seed);
-    context.oracle = entry->oracle ? &oracle : nullptr;
-    return entry->create(params, s.file, "/policy/params/" + name, context);
-  };
-  std::vector<std::pair<std::string, std::unique_ptr<Policy>>> made;
+PoolParts::PoolParts(const Scenario& s, const PolicyConfig& policy) {
+  // Oracles are served by the engine, which comes after them.
   const auto part = [&](const std::string& name) -> Policy& {
     const std::string& wanted = name.empty() ? policy.name : name;
-    for (auto& [known, object] : made) {
+    for (auto& [known, object] : made_) {
       if (known == wanted) return *object;
     }
-    made.emplace_back(wanted, make(wanted));
-    return *made.back().second;
+    const PolicyEntry* entry = Registry<PolicyEntry>::Get().Find(wanted);
+    const Json params = policy.params.contains(wanted) ? policy.params[wanted] : Json::object();
+    PolicyContext context;
+    context.seed = static_cast<std::uint64_t>(s.seed);
+    context.oracle = entry->oracle ? &oracle_ : nullptr;
+    made_.emplace_back(wanted, entry->create(params, s.file, "/policy/params/" + wanted, context));
+    return *made_.back().second;
   };
   Scheduler& scheduler = part(policy.scheduler);
-  Router& router = part(policy.router);
-  Placement& placement = part(policy.placement);
-  std::vector<Scheduler*> told = {&scheduler};
-  if (auto* also = dynamic_cast<Scheduler*>(&router); also != &scheduler) told.push_back(also);
+  router = &part(policy.router);
+  placement = &part(policy.placement);
+  schedulers = {&scheduler};
+  if (auto* also = dynamic_cast<Scheduler*>(router); also != &scheduler) schedulers.push_back(also);
+}
+
+namespace {
+
+PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts& facts, const RunOptions& options, bool stream_rows) {
+  const FleetConfig& fleet = plan.config.fleet;
+  const PolicyConfig& policy = plan.config.policy;
+  PreparedPool pool(s, plan.config, plan.models, facts);
+  pool.setup.check = options.check;
+  PoolParts parts(s, policy);
 
   const bool owns_fleet = Registry<PolicyEntry>::Get().Find(policy.placement.empty() ? policy.name : policy.placement)->owns_fleet;
-  Engine engine(setup, prices, placement, router, told);
-  oracle.engine = &engine;
+  Engine engine(pool.setup, *pool.prices, *parts.placement, *parts.router, parts.schedulers);
+  parts.ServeOracles(engine);
   PoolOutcome out;
   out.instances = static_cast<std::int64_t>(engine.plan().size());
   std::int64_t owned = 0;
@@ -194,7 +197,7 @@ PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts
   }
   if (options.request_rows) {
     engine.set_request_sink([&](const Request& r, const Targets& targets) {
-      const std::string row = RequestRow(r, models[r.model].name, targets);
+      const std::string row = RequestRow(r, pool.models[r.model].name, targets);
       if (stream_rows) {
         options.request_rows(row);
       } else {
@@ -206,10 +209,10 @@ PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts
   engine.set_token_observer(options.observer);
 
   const std::unique_ptr<RequestSource> source = OpenWorkload(ContextOf(s));
-  out.engine = engine.Run(*source, [&to_pool](std::int32_t m) { return to_pool[m]; });
+  out.engine = engine.Run(*source, [&pool](std::int32_t m) { return pool.to_pool[m]; });
   const Metrics& metrics = engine.metrics();
-  for (std::size_t m = 0; m < models.size(); ++m) {
-    out.models.push_back({models[m].name, models[m].llm, plan.config.name, metrics.models()[m]});
+  for (std::size_t m = 0; m < pool.models.size(); ++m) {
+    out.models.push_back({pool.models[m].name, pool.models[m].llm, plan.config.name, metrics.models()[m]});
   }
   out.windows = metrics.windows();
   out.activity = metrics.activity;
@@ -251,15 +254,16 @@ const char* RequestRowHeader() {
   return "request,model,arrival_s,prompt_tokens,output_tokens,outcome,generated_tokens,ttft_s,e2e_s,on_time_tokens,service_share\n";
 }
 
-WorkloadFacts SurveyWorkload(const Scenario& s) {
+WorkloadFacts SurveyWorkload(const Scenario& s) { return SurveyRequests(s, *OpenWorkload(ContextOf(s))); }
+
+WorkloadFacts SurveyRequests(const Scenario& s, RequestSource& source) {
   WorkloadFacts facts;
-  const std::unique_ptr<RequestSource> source = OpenWorkload(ContextOf(s));
   const auto window = PsFromSeconds(s.forecast.window_s);
   std::vector<Peak> peaks;
   std::vector<std::int64_t> prompts, outputs;
   std::uint64_t hash = 0;
   RequestSpec spec;
-  while (source->Next(spec)) {
+  while (source.Next(spec)) {
     const auto m = static_cast<std::size_t>(spec.model);
     if (m >= peaks.size()) {
       peaks.resize(m + 1);
@@ -285,8 +289,8 @@ WorkloadFacts SurveyWorkload(const Scenario& s) {
       hash = (std::rotl(hash, 25) ^ static_cast<std::uint64_t>(x)) * 0x9e3779b97f4a7c15u;
     }
   }
-  facts.counts = source->counts();
-  facts.names = source->names();
+  facts.counts = source.counts();
+  facts.names = source.names();
   if (facts.requests == 0) throw InputError(fmt::format("{}: /workload: there is no request in it", s.file));
   facts.forecast.resize(facts.names.models().size());
   const double span = std::max(ToSeconds(facts.last_arrival), 1e-6);

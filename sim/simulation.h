@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -66,6 +67,43 @@ struct RunOptions {
 
 // One pass over the workload. Throws InputError on a bad row, an empty workload, an unknown LLM.
 WorkloadFacts SurveyWorkload(const Scenario& scenario);
+// The same for requests from elsewhere.
+WorkloadFacts SurveyRequests(const Scenario& scenario, RequestSource& source);
+
+// A pool, resolved to what an engine takes. Throws InputError.
+struct PreparedPool {
+  // `workload_models`: the models of the workload that run here.
+  PreparedPool(const Scenario& scenario, const PoolConfig& config, const std::vector<std::int32_t>& workload_models, const WorkloadFacts& facts);
+  PreparedPool(const PreparedPool&) = delete;
+  PreparedPool& operator=(const PreparedPool&) = delete;
+
+  PoolSetup setup;
+  std::vector<ModelFacts> models;        // those of `setup`, for the prices, which outlive the engine
+  std::vector<ModelId> to_pool;          // number here of the workload's models; kNone: another pool's
+  std::unique_ptr<CostModel> cost;
+  std::unique_ptr<Prices> prices;
+};
+
+// The parts that decide in a pool, each from the policy that the scenario names for it. They have state: one run each.
+class PoolParts {
+ public:
+  PoolParts(const Scenario& scenario, const PolicyConfig& policy);
+  PoolParts(const PoolParts&) = delete;
+  PoolParts& operator=(const PoolParts&) = delete;
+  // Who answers the oracles among the parts; must come before the run.
+  void ServeOracles(const Oracle& oracle) { oracle_.behind = &oracle; }
+
+  Placement* placement = nullptr;
+  Router* router = nullptr;
+  std::vector<Scheduler*> schedulers;    // the first one decides; all are told what happens
+
+ private:
+  struct LateOracle final : Oracle {
+    const Oracle* behind = nullptr;
+    std::int32_t output_tokens(RequestId r) const override { return behind->output_tokens(r); }
+  } oracle_;
+  std::vector<std::pair<std::string, std::unique_ptr<Policy>>> made_;
+};
 
 // Runs the scenario. Throws InfeasibleError when a policy cannot place its models, InputError for anything else that is wrong.
 RunResult Simulate(const Scenario& scenario, const WorkloadFacts& facts, const RunOptions& options);

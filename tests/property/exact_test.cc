@@ -1,0 +1,220 @@
+// The engine executes grants in closed form; tests/reference/token_engine.cc makes one event per token. On random small scenarios both must give
+// every token of every request at the same picosecond, whatever the policy, and the same counters at the end.
+#include <algorithm>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "sim/errors.h"
+#include "tests/catch.h"
+#include "tests/property/random_scenario.h"
+#include "tests/reference/token_engine.h"
+
+namespace poolsim {
+namespace {
+
+constexpr int kScenarios = 220;  // feasible ones, per policy
+
+// What the engine says of each request.
+struct Seen final : TokenObserver {
+  std::vector<std::vector<TimePs>> tokens;
+  std::vector<Outcome> outcomes;
+  std::vector<std::int32_t> generated;
+
+  explicit Seen(std::size_t requests) : tokens(requests), outcomes(requests, Outcome::kPending), generated(requests, 0) {}
+  void OnTokens(std::int64_t sequence, TimePs first, TimePs gap, TimePs slope, std::int64_t count) override {
+    TimePs at = first;
+    for (std::int64_t n = 0; n < count; ++n) {
+      tokens[static_cast<std::size_t>(sequence)].push_back(at);
+      at += gap + slope * n;
+    }
+  }
+};
+
+// How often things happened that the scenarios are there for.
+struct Coverage {
+  std::map<std::string, std::int64_t> times;
+};
+
+std::string Difference(const std::string& what, const std::string& engine, const std::string& reference) {
+  return fmt::format("{}: the engine has {}, token by token {}", what, engine, reference);
+}
+
+std::string CompareHistogram(const std::string& what, const Histogram& engine, const std::vector<TimePs>& values) {
+  Histogram plain;
+  __int128 sum = 0;
+  TimePs most = 0;
+  for (const TimePs v : values) {
+    plain.Add(v);
+    sum += v;
+    most = std::max(most, v);
+  }
+  if (engine.count() != static_cast<std::int64_t>(values.size())) {
+    return Difference(what + " count", std::to_string(engine.count()), std::to_string(values.size()));
+  }
+  if (engine.max() != most) return Difference(what + " max", std::to_string(engine.max()), std::to_string(most));
+  const double mean = values.empty() ? 0 : static_cast<double>(sum / static_cast<__int128>(values.size())) * 1e-12;
+  if (engine.MeanSeconds() != mean) return Difference(what + " mean", std::to_string(engine.MeanSeconds()), std::to_string(mean));
+  for (const double q : {0.01, 0.25, 0.5, 0.9, 0.99}) {
+    if (engine.Quantile(q) != plain.Quantile(q)) {
+      return Difference(fmt::format("{} quantile {}", what, q), std::to_string(engine.Quantile(q)), std::to_string(plain.Quantile(q)));
+    }
+  }
+  return {};
+}
+
+// The first difference between a run of the engine and the same run token by token; empty when there is none.
+std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResult& result, const Seen& seen, const TokenEngine& reference,
+                            const std::vector<RequestSpec>& requests) {
+  // The earliest token that differs is where they part; what comes later follows from it.
+  TimePs earliest = kNever;
+  std::string difference;
+  for (std::size_t r = 0; r < reference.records().size(); ++r) {
+    const std::vector<TimePs>& expected = reference.records()[r].tokens;
+    const std::vector<TimePs>& got = seen.tokens[r];
+    for (std::size_t n = 0; n < std::max(got.size(), expected.size()); ++n) {
+      const TimePs a = n < got.size() ? got[n] : kNever;
+      const TimePs b = n < expected.size() ? expected[n] : kNever;
+      if (a == b) continue;
+      if (std::min(a, b) < earliest) {
+        earliest = std::min(a, b);
+        difference = Difference(fmt::format("request {} ({} at {} ps, {} + {} tokens), token {}", r, s.models[static_cast<std::size_t>(requests[r].model)].match,
+                                            requests[r].arrival, requests[r].prompt_tokens, requests[r].output_tokens, n),
+                                a == kNever ? "none" : fmt::format("{} ps", a), b == kNever ? "none" : fmt::format("{} ps", b));
+      }
+      break;
+    }
+  }
+  if (!difference.empty()) return difference;
+  const auto number = [&](const std::string& what, auto a, auto b) {
+    if (difference.empty() && a != b) difference = Difference(what, fmt::format("{}", a), fmt::format("{}", b));
+  };
+  number("requests", result.requests, static_cast<std::int64_t>(reference.records().size()));
+  for (std::size_t r = 0; r < reference.records().size(); ++r) {
+    number(fmt::format("outcome of request {}", r), OutcomeName(seen.outcomes[r]), std::string(OutcomeName(reference.records()[r].outcome)));
+    number(fmt::format("tokens of request {}", r), seen.generated[r], static_cast<std::int32_t>(reference.records()[r].tokens.size()));
+  }
+  number("end", result.end, reference.end());
+  Metrics& metrics = engine.metrics();
+  for (int a = 0; a < kActivities; ++a) number(fmt::format("activity {}", a), metrics.activity[a], reference.activity[a]);
+  number("weight bytes", metrics.weight_bytes_moved, reference.weight_bytes_moved);
+  number("KV bytes", metrics.kv_bytes_moved, reference.kv_bytes_moved);
+  number("active model time", static_cast<double>(metrics.active_model_time), static_cast<double>(reference.ActiveModelTime()));
+  const std::vector<TokenEngine::ModelTotals> totals = reference.Totals();
+  for (std::size_t m = 0; m < totals.size(); ++m) {
+    const ModelMetrics& a = metrics.models()[m];
+    const TokenEngine::ModelTotals& b = totals[m];
+    const std::string of = fmt::format(" of model {}", m);
+    number("requests" + of, a.requests, b.requests);
+    for (int o = 0; o < kOutcomes; ++o) number(OutcomeName(static_cast<Outcome>(o)) + of, a.outcomes[o], b.outcomes[o]);
+    number("prompt tokens" + of, a.prompt_tokens, b.prompt_tokens);
+    number("wanted tokens" + of, a.wanted_tokens, b.wanted_tokens);
+    number("output tokens" + of, a.output_tokens, b.output_tokens);
+    number("tokens on time" + of, a.on_time_tokens, b.on_time_tokens);
+    number("requests on time" + of, a.on_time_requests, b.on_time_requests);
+    number("smooth requests" + of, a.smooth_requests, b.smooth_requests);
+    number("switches" + of, a.switches, b.switches);
+    if (difference.empty() && std::abs(a.service - b.service) > 1e-12 * static_cast<double>(std::max<std::int64_t>(1, b.requests))) {
+      number("service" + of, a.service, b.service);
+    }
+    for (const std::string& d : {CompareHistogram("TTFT" + of, a.ttft, b.ttft), CompareHistogram("TBT" + of, a.tbt, b.tbt),
+                                 CompareHistogram("TPOT" + of, a.tpot, b.tpot), CompareHistogram("E2E" + of, a.e2e, b.e2e)}) {
+      if (difference.empty()) difference = d;
+    }
+  }
+  const std::vector<Window> windows = reference.Windows();
+  for (std::size_t w = 0; w < std::max(windows.size(), metrics.windows().size()); ++w) {
+    const Window a = w < metrics.windows().size() ? metrics.windows()[w] : Window{};
+    const Window b = w < windows.size() ? windows[w] : Window{};
+    const std::string of = fmt::format(" of window {}", w);
+    number("arrived" + of, a.arrived, b.arrived);
+    number("finished" + of, a.finished, b.finished);
+    number("failed" + of, a.failed, b.failed);
+    number("tokens" + of, a.output_tokens, b.output_tokens);
+    number("tokens on time" + of, a.on_time_tokens, b.on_time_tokens);
+    number("switches" + of, a.switches, b.switches);
+    for (int k = 0; k < kActivities; ++k) number(fmt::format("activity {}{}", k, of), a.activity[k], b.activity[k]);
+  }
+  return difference;
+}
+
+// Whether the scenario could be placed. Fails the test when the engines differ.
+bool RunBoth(const RandomScenario& random, Coverage& coverage) {
+  const Scenario s = ParseScenario(random.json.dump(), "random.json", "", {});
+  ListSource survey(random.names, random.requests);
+  const WorkloadFacts facts = SurveyRequests(s, survey);
+  std::vector<std::int32_t> all(random.names.size());
+  for (std::size_t m = 0; m < all.size(); ++m) all[m] = static_cast<std::int32_t>(m);
+  const PoolConfig config = s.Pools().front();
+  PreparedPool pool(s, config, all, facts);
+  pool.setup.check = true;
+
+  PoolParts fast_parts(s, config.policy);
+  std::unique_ptr<Engine> engine;
+  try {
+    engine = std::make_unique<Engine>(pool.setup, *pool.prices, *fast_parts.placement, *fast_parts.router, fast_parts.schedulers);
+  } catch (const InfeasibleError&) {
+    return false;
+  }
+  fast_parts.ServeOracles(*engine);
+  Seen seen(random.requests.size());
+  engine->set_token_observer(&seen);
+  engine->set_request_sink([&](const Request& r, const Targets&) {
+    seen.outcomes[static_cast<std::size_t>(r.sequence)] = r.outcome;
+    seen.generated[static_cast<std::size_t>(r.sequence)] = r.generated;
+  });
+  ListSource source(random.names, random.requests);
+  const EngineResult result = engine->Run(source, [&](std::int32_t m) { return pool.to_pool[static_cast<std::size_t>(m)]; });
+
+  PoolParts slow_parts(s, config.policy);
+  TokenEngine reference(pool.setup, *pool.prices, *slow_parts.placement, *slow_parts.router, slow_parts.schedulers);
+  slow_parts.ServeOracles(reference);
+  reference.Run(random.requests);  // the pool's model numbers are the workload's: one pool takes all
+
+  const std::string difference = FirstDifference(s, *engine, result, seen, reference, random.requests);
+  if (!difference.empty()) FAIL(difference);
+
+  ++coverage.times["scenarios"];
+  coverage.times["steps"] += reference.steps();
+  coverage.times["preemptions"] += reference.preemptions();
+  for (const TokenEngine::Record& r : reference.records()) {
+    coverage.times["tokens"] += static_cast<std::int64_t>(r.tokens.size());
+    ++coverage.times[OutcomeName(r.outcome)];
+  }
+  for (const TokenEngine::ModelTotals& t : reference.Totals()) {
+    coverage.times["switches"] += t.switches;
+    coverage.times["late tokens"] += t.output_tokens - t.on_time_tokens;
+  }
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("Every policy gives each request its tokens at the same picosecond as token by token", "[property]") {
+  for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
+    Coverage coverage;
+    int feasible = 0, tried = 0;
+    for (; feasible < kScenarios && tried < 4 * kScenarios; ++tried) {
+      const RandomScenario random = MakeRandomScenario(policy, static_cast<std::uint64_t>(tried));
+      INFO("policy " << policy.name << ", random scenario " << tried << "\n" << random.Text());
+      if (RunBoth(random, coverage)) ++feasible;
+    }
+    std::string text = fmt::format("{}: {} scenarios, {} infeasible", policy.name, feasible, tried - feasible);
+    for (const auto& [what, n] : coverage.times) text += fmt::format(", {} {}", n, what);
+    INFO(text);
+    // The comparison says something only where things happen.
+    CHECK(feasible >= 200);
+    CHECK(coverage.times["finished"] > 1000);
+    CHECK(coverage.times["steps"] > 10000);
+    CHECK(coverage.times["late tokens"] > 1000);
+    CHECK(coverage.times["preemptions"] > 20);
+    CHECK(coverage.times["timeout"] > 50);
+    CHECK(coverage.times["unfinished"] > 20);
+    CHECK(coverage.times["kv_prompt"] > 10);
+    if (std::getenv("POOLSIM_TEST_COVERAGE") != nullptr) fmt::print("{}\n", text);
+  }
+}
+
+}  // namespace poolsim

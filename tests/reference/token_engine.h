@@ -1,0 +1,249 @@
+// The engine, token by token: simple, slow, obviously right. What sim/engine.cc computes in closed form happens here one step at a time.
+//
+//   - Every decode step is an event. At its end each request of the batch gets a token, at that time, into a list.
+//   - After the step plain conditions say whether the grant is over: its quota is used up, somebody has finished, the next step's KV blocks do
+//     not fit, somebody asked for the step boundary, the chunks are done.
+//   - KV books are sums over requests and transfers, computed anew whenever they are needed.
+//   - Deadlines, gaps and service attainment are found by walking the lists of tokens when the run is over.
+//
+// It shares with the engine the ports (policies, prices), the PCIe link and nothing else. Request ids are never reused here.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "sim/engine.h"  // PoolSetup only
+#include "sim/histogram.h"
+#include "sim/link.h"
+#include "sim/metrics.h"
+#include "sim/policy.h"
+#include "sim/prices.h"
+
+namespace poolsim {
+
+class TokenEngine final : public ClusterView, public Oracle {
+ public:
+  // Of one model; the members mean what ModelMetrics says.
+  struct ModelTotals {
+    std::int64_t requests = 0;
+    std::array<std::int64_t, kOutcomes> outcomes{};
+    std::int64_t prompt_tokens = 0;
+    std::int64_t wanted_tokens = 0;
+    std::int64_t output_tokens = 0;
+    std::int64_t on_time_tokens = 0;
+    std::int64_t on_time_requests = 0;
+    std::int64_t smooth_requests = 0;
+    double service = 0;
+    std::int64_t switches = 0;
+    std::vector<TimePs> ttft, tbt, tpot, e2e;
+  };
+  // What became of a request.
+  struct Record {
+    ModelId model = kNone;
+    TimePs arrival = 0;
+    std::int32_t prompt = 0;
+    std::int32_t output = 0;
+    Outcome outcome = Outcome::kPending;
+    std::vector<TimePs> tokens;
+    TimePs left = kNever;  // when it was over; kNever: unfinished
+  };
+
+  TokenEngine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, std::vector<Scheduler*> schedulers);
+
+  // Requests in order of arrival, with the pool's model numbers. Throws std::logic_error when a grant cannot be carried out or a book is broken.
+  void Run(const std::vector<RequestSpec>& workload);
+
+  const std::vector<Record>& records() const { return records_; }
+  std::vector<ModelTotals> Totals() const;
+  std::vector<Window> Windows() const;
+  std::array<TimePs, kActivities> activity{};
+  std::int64_t weight_bytes_moved = 0;
+  std::int64_t kv_bytes_moved = 0;
+  __int128 ActiveModelTime() const;
+  TimePs end() const { return now_; }
+  std::int64_t steps() const { return steps_; }              // decode and mixed
+  std::int64_t preemptions() const { return preemptions_; }  // for want of KV memory
+
+  // ClusterView
+  TimePs now() const override { return now_; }
+  const std::vector<ModelFacts>& models() const override { return setup_.models; }
+  const std::vector<InstanceFacts>& instances() const override { return facts_; }
+  const PriceView& prices() const override { return prices_; }
+  RequestView request(RequestId r) const override;
+  ModelId loaded(InstanceId i) const override { return instances_[i].loaded; }
+  bool resident(InstanceId i, ModelId m) const override;
+  bool busy(InstanceId i) const override;
+  BatchView batch(InstanceId i, int label) const override;
+  std::int64_t kv_capacity_tokens(InstanceId i, ModelId m) const override;
+  std::int64_t kv_free_tokens(InstanceId i, ModelId m) const override;
+  std::int64_t kv_rounded_tokens(std::int64_t tokens) const override { return Blocks(tokens) * setup_.block_tokens; }
+  TimePs last_step_end(InstanceId i) const override;
+  TimePs last_run_time(InstanceId i) const override { return instances_[i].last_run_time; }
+  TimePs last_run_first_step(InstanceId i) const override { return instances_[i].first_step; }
+  int last_run_label(InstanceId i) const override { return instances_[i].last_run_label; }
+  // Oracle
+  std::int32_t output_tokens(RequestId r) const override { return records_[r].output; }
+
+ private:
+  enum class Place : std::uint8_t { kGpu, kLeaving, kHost, kComing };
+  enum class Phase : std::uint8_t { kIdle, kWait, kBetween, kPrefill, kRun, kSwitch, kCopy };
+  enum class Move : std::uint8_t { kWeights, kPrefetch, kBatchOut, kRequestOut, kIn, kHandover };
+
+  struct Batch {
+    InstanceId instance = kNone;
+    int label = 0;
+    ModelId model = kNone;
+    Place place = Place::kGpu;        // of the members that step
+    std::vector<RequestId> stepping;
+    std::vector<RequestId> incoming;  // members whose KV is not on the GPU yet
+  };
+  using BatchPtr = std::shared_ptr<Batch>;
+
+  struct State {
+    InstanceId instance = kNone;
+    bool live = true;
+    KvPlace kv = KvPlace::kNowhere;   // unless it steps in a batch
+    BatchPtr batch;
+    bool stepping = false;
+    bool prefilling = false;          // its blocks include the one for the token to come
+    bool executing = false;
+    bool cancelled = false;
+    std::int32_t prefilled = 0;
+    std::int64_t transfer = -1;       // that moves its KV alone
+  };
+
+  struct Transfer {
+    std::int64_t number = 0;
+    Move kind = Move::kIn;
+    InstanceId instance = kNone;
+    std::int64_t bytes = 0;           // KV per GPU, held at both ends until it is over
+    std::vector<BatchPtr> batches;
+    std::vector<RequestId> requests;
+  };
+
+  struct Instance {
+    int tp = 1;
+    Role role = Role::kBoth;
+    std::size_t link = 0;
+    int lane = 0;
+    Phase phase = Phase::kIdle;
+    TimePs phase_start = 0;
+    ModelId loaded = kNone;
+    std::vector<ModelId> resident;
+    ModelId prefetched = kNone;
+    bool prefetch_ready = false;
+    std::int64_t prefetch_transfer = -1;
+    bool switch_waits_for_prefetch = false;
+    bool switch_loads_after_timer = false;
+    TimePs switch_earliest_end = 0;
+    TimePs step_time_since_switch = 0;
+    TimePs last_step_end = 0;
+    TimePs last_run_time = 0;
+    int last_run_label = kNone;
+    std::vector<BatchPtr> batches;
+    Grant grant;
+    // The grant of steps that is running.
+    std::vector<BatchPtr> parts;
+    bool mixed = false;
+    StepPrice mixed_price;
+    std::int64_t steps_left = 0;
+    std::int64_t done = 0;            // steps so far
+    TimePs spent = 0;                 // in them
+    TimePs first_step = 0;
+    TimePs step_start = 0;
+    TimePs step_end = 0;
+    bool stop = false;                // at the end of the present step
+    bool stop_next = false;           // at the end of the step after the one that ends now
+  };
+
+  struct Node {
+    std::vector<std::pair<ModelId, std::int64_t>> cache;  // weights and their bytes, least recently used first
+  };
+
+  void PlaceInstances(Placement& placement);
+  void OnInstance(InstanceId i);
+  void OnLink(std::size_t link);
+  bool NextTimeout(TimePs* at, RequestId* who) const;
+  void OverdueAtScheduling();
+  void Dispatch(InstanceId i);
+  bool Start(InstanceId i, Grant& grant);
+  bool StartPrefill(InstanceId i, const Grant& grant);
+  bool StartDecode(InstanceId i, const Grant& grant);
+  bool StartMixed(InstanceId i, const Grant& grant);
+  bool StartSwitch(InstanceId i, const Grant& grant);
+  void StartPrefetch(InstanceId i, ModelId m);
+  void SwitchGoesOn(InstanceId i);
+  void FinishSwitch(InstanceId i);
+  void BeginStep(InstanceId i);
+  void EndStep(InstanceId i);
+  bool NextStepFits(InstanceId i) const;
+  void AskForBoundary(InstanceId i);
+  bool StepEndsNow(const Instance& inst) const { return inst.phase == Phase::kRun && inst.step_end <= now_; }
+  void Fetch(InstanceId i, const BatchPtr& batch, Transfer& in, bool& waiting);
+  void SendIn(InstanceId i, Transfer& in, bool& waiting);
+  void Evict(InstanceId i, const BatchPtr& batch);
+  void Preempt(InstanceId i, RequestId id);
+  void PreemptLatest(InstanceId i, const BatchPtr& batch);
+  void FirstOrNextToken(RequestId id);
+  void Handover(RequestId id);
+  void RouteToDecode(RequestId id);
+  void RouteArrival(RequestId id);
+  void QueueAt(RequestId id, InstanceId i);
+  void LeaveBatch(RequestId id);
+  void Remove(RequestId id, Outcome outcome, bool known_to_policy);
+  void Cancel(RequestId id);
+  BatchPtr Find(InstanceId i, int label) const;
+  BatchPtr FindOrMake(InstanceId i, int label, ModelId m);
+  void Forget(const BatchPtr& batch);  // when it has no members
+  std::int64_t Send(Transfer transfer, Direction direction, std::int64_t bytes, std::int64_t rate);
+  void FinishTransfer(std::int64_t number);
+  std::int64_t LoadRate(InstanceId i, ModelId m);
+  void Busy(InstanceId i, Activity kind, TimePs from);
+  void SetPhase(InstanceId i, Phase phase);
+
+  // Books.
+  std::int64_t Context(RequestId id) const { return records_[id].prompt + static_cast<std::int64_t>(records_[id].tokens.size()); }
+  std::int64_t Blocks(std::int64_t tokens) const { return (tokens + setup_.block_tokens - 1) / setup_.block_tokens; }
+  std::int64_t BlockBytes(InstanceId i, ModelId m) const { return setup_.block_tokens * prices_.KvBytesPerToken(m, instances_[i].tp); }
+  std::int64_t KvBytes(RequestId id) const;  // of the request, wherever they are
+  KvPlace PlaceOf(RequestId id) const;
+  std::int64_t ContextOf(const Batch& batch) const;
+  std::int64_t Growth(const Batch& batch) const;      // bytes that a step of the batch adds
+  std::int64_t GpuUsed(InstanceId i) const;
+  std::int64_t GpuCapacity(InstanceId i) const;
+  std::int64_t HostUsed() const;
+  std::int64_t HostCacheUsed(const Node& node) const;
+  bool Leaving(InstanceId i) const;
+  void CheckBooks() const;
+  [[noreturn]] void Broken(const std::string& what) const;
+
+  PoolSetup setup_;
+  const Prices& prices_;
+  Router& router_;
+  std::vector<Scheduler*> schedulers_;
+  std::vector<InstanceFacts> facts_;
+  std::vector<Instance> instances_;
+  std::vector<Node> nodes_;
+  std::vector<Link> links_;
+  std::vector<TimePs> timer_;      // of instances, then of links
+  std::vector<Record> records_;
+  std::vector<State> states_;
+  std::vector<Transfer> transfers_;
+  std::int64_t next_transfer_ = 0;
+  std::vector<std::pair<ModelId, TimePs>> switches_;
+  struct BusyTime {
+    Activity kind;
+    TimePs from, to;
+    std::int64_t gpus;
+  };
+  std::vector<BusyTime> busy_;
+  std::int64_t steps_ = 0;
+  std::int64_t preemptions_ = 0;
+  TimePs now_ = 0;
+};
+
+}  // namespace poolsim
