@@ -132,10 +132,10 @@ void Metrics::Leave(const Request& r, TimePs now) {
 
 void Metrics::Busy(Activity kind, TimePs from, TimePs to, std::int64_t gpus) {
   const auto k = static_cast<std::size_t>(kind);
-  activity[k] += (to - from) * gpus;
+  activity[k] += static_cast<GpuTime>(to - from) * gpus;
   while (from < to) {
     const TimePs end = std::min(to, WindowEnd(from));
-    WindowAt(from).activity[k] += (end - from) * gpus;
+    WindowAt(from).activity[k] += static_cast<GpuTime>(end - from) * gpus;
     from = end;
   }
 }

@@ -14,6 +14,8 @@ namespace poolsim {
 
 enum class Activity : std::uint8_t { kPrefill, kDecode, kSwitch, kKvCopy };
 inline constexpr int kActivities = 4;
+// Picoseconds summed over GPUs: 64 bits would be full after 107 GPU-days.
+using GpuTime = __int128;
 
 struct Targets {
   TimePs ttft = 0;
@@ -45,7 +47,7 @@ struct Window {
   std::int64_t output_tokens = 0;
   std::int64_t on_time_tokens = 0;
   std::int64_t switches = 0;
-  std::array<TimePs, kActivities> activity{};  // summed over GPUs
+  std::array<GpuTime, kActivities> activity{};  // summed over GPUs
   __int128 active_model_time = 0;              // sum over models of the time with a request in the system
 };
 
@@ -72,7 +74,7 @@ class Metrics {
   // Closes the integral of active models.
   void End(TimePs now);
 
-  std::array<TimePs, kActivities> activity{};  // summed over GPUs, the whole run
+  std::array<GpuTime, kActivities> activity{};  // summed over GPUs, the whole run
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
   __int128 active_model_time = 0;

@@ -1,5 +1,6 @@
 #include "sim/simulation.h"
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <chrono>
@@ -46,12 +47,20 @@ double PeakRssMb() {
   return static_cast<double>(usage.ru_maxrss) / 1024.0;
 }
 
-std::string RequestRow(const Request& r, const std::string& model, const Targets& targets) {
+// A CSV cell: quoted where it has to be.
+std::string Cell(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string out = "\"";
+  for (const char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return out + "\"";
+}
+
+std::string RequestRow(const Request& r, const std::string& pool, const std::string& model, const Targets& targets) {
   const bool done = r.outcome == Outcome::kFinished;
   const std::string ttft = r.first_token == kNever ? "" : fmt::format("{:.9f}", ToSeconds(r.first_token - r.arrival));
   const std::string e2e = done ? fmt::format("{:.9f}", ToSeconds(r.last_token - r.arrival)) : "";
   const std::string share = done ? fmt::format("{:.6f}", ServiceShare(r, targets)) : "0";
-  return fmt::format("{},{},{:.9f},{},{},{},{},{},{},{},{}\n", r.sequence, model, ToSeconds(r.arrival), r.prompt, r.output, OutcomeName(r.outcome),
+  return fmt::format("{},{},{},{:.9f},{},{},{},{},{},{},{},{}\n", pool, r.sequence, model, ToSeconds(r.arrival), r.prompt, r.output, OutcomeName(r.outcome),
                      r.generated, ttft, e2e, r.generated - r.service.late_tokens, share);
 }
 
@@ -65,7 +74,7 @@ struct PoolOutcome {
   std::int64_t instances = 0;
   std::vector<ModelRow> models;
   std::vector<Window> windows;
-  std::array<TimePs, kActivities> activity{};
+  std::array<GpuTime, kActivities> activity{};
   std::int64_t weight_bytes = 0;
   std::int64_t kv_bytes = 0;
   __int128 active_model_time = 0;
@@ -195,9 +204,12 @@ PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts
   if (!owns_fleet && owned > fleet.gpus) {
     throw InfeasibleError(fmt::format("pool {}: policy {} planned {} GPUs of {}", plan.config.name, policy.name, owned, fleet.gpus));
   }
+  const std::string pool_cell = Cell(plan.config.name);
+  std::vector<std::string> model_cells;
+  for (const ModelFacts& m : pool.models) model_cells.push_back(Cell(m.name));
   if (options.request_rows) {
     engine.set_request_sink([&](const Request& r, const Targets& targets) {
-      const std::string row = RequestRow(r, pool.models[r.model].name, targets);
+      const std::string row = RequestRow(r, pool_cell, model_cells[r.model], targets);
       if (stream_rows) {
         options.request_rows(row);
       } else {
@@ -251,7 +263,7 @@ std::vector<PoolPlan> AssignModels(const Scenario& s, const WorkloadFacts& facts
 }  // namespace
 
 const char* RequestRowHeader() {
-  return "request,model,arrival_s,prompt_tokens,output_tokens,outcome,generated_tokens,ttft_s,e2e_s,on_time_tokens,service_share\n";
+  return "pool,request,model,arrival_s,prompt_tokens,output_tokens,outcome,generated_tokens,ttft_s,e2e_s,on_time_tokens,service_share\n";
 }
 
 WorkloadFacts SurveyWorkload(const Scenario& s) { return SurveyRequests(s, *OpenWorkload(ContextOf(s))); }
@@ -310,8 +322,14 @@ WorkloadFacts SurveyRequests(const Scenario& s, RequestSource& source) {
 
 Scenario WithPolicy(const Scenario& scenario, const std::string& name) {
   Scenario s = scenario;
-  s.policy.name = name;
-  for (PoolConfig& pool : s.pools) pool.policy.name = name;
+  const auto take = [&name](PolicyConfig& policy) {
+    policy.name = name;
+    policy.placement.clear();
+    policy.router.clear();
+    policy.scheduler.clear();
+  };
+  take(s.policy);
+  for (PoolConfig& pool : s.pools) take(pool.policy);
   return s;
 }
 
@@ -346,9 +364,10 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
   __int128 active = 0;
   for (std::size_t p = 0; p < plans.size(); ++p) {
     PoolOutcome& out = outcomes[p];
-    if (result.policy.find(plans[p].config.policy.name) == std::string::npos) {
-      result.policy += (result.policy.empty() ? "" : "+") + plans[p].config.policy.name;
-    }
+    const std::string& name = plans[p].config.policy.name;
+    const bool named = std::any_of(plans.begin(), plans.begin() + static_cast<std::ptrdiff_t>(p),
+                                   [&name](const PoolPlan& before) { return before.config.policy.name == name; });
+    if (!named) result.policy += (result.policy.empty() ? "" : "+") + name;
     result.gpus += out.engine.gpus;
     result.stranded_gpus += out.engine.stranded_gpus;
     result.instances += out.instances;

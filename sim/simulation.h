@@ -39,8 +39,8 @@ struct RunResult {
   ModelMetrics total;
   std::vector<ModelRow> models;        // in order of the workload's names, pool by pool
   std::vector<Window> windows;
-  std::array<TimePs, kActivities> activity{};  // GPU-time
-  __int128 owned = 0;                          // GPU-time owned
+  std::array<GpuTime, kActivities> activity{};
+  GpuTime owned = 0;
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
   double active_models_mean = 0;
@@ -108,7 +108,7 @@ class PoolParts {
 // Runs the scenario. Throws InfeasibleError when a policy cannot place its models, InputError for anything else that is wrong.
 RunResult Simulate(const Scenario& scenario, const WorkloadFacts& facts, const RunOptions& options);
 
-// The scenario with `name` as the policy of all pools (for compare).
+// The scenario with `name` as the policy of all pools, all three parts of it (for compare).
 Scenario WithPolicy(const Scenario& scenario, const std::string& name);
 
 // Header line of requests.csv.

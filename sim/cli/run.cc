@@ -7,6 +7,7 @@
 #include "sim/cli/interrupt.h"
 #include "sim/cli/progress.h"
 #include "sim/cli/text_report.h"
+#include "sim/errors.h"
 
 namespace poolsim {
 namespace {
@@ -40,7 +41,11 @@ Outcome RunWithProgress(const Scenario& scenario, const SimulationOptions& optio
   run.check = options.check;
   run.request_rows = rows.Sink();
   run.progress = progress.Sink(0, scenario.pools.empty() ? scenario.policy.name : "pools");
-  outcome.result = Simulate(scenario, outcome.facts, run);
+  try {
+    outcome.result = Simulate(scenario, outcome.facts, run);
+  } catch (const InfeasibleError& error) {
+    throw InputError(fmt::format("{}: infeasible: {}", scenario.file, error.what()));
+  }
   return outcome;
 }
 

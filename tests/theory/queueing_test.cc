@@ -40,7 +40,7 @@ TEST_CASE("M/D/1: mean waiting time lies in its confidence interval", "[theory]"
     RunOptions options;
     options.request_rows = [&](const std::string& row) {
       std::size_t at = 0;
-      for (int comma = 0; comma < 7; ++comma) at = row.find(',', at) + 1;
+      for (int comma = 0; comma < 8; ++comma) at = row.find(',', at) + 1;
       waits.push_back(std::stod(row.substr(at)) - service);
     };
     const Scenario scenario = Parse(text);
@@ -211,12 +211,13 @@ TEST_CASE("throughput stays below the roofline under saturation", "[theory]") {
                                           gpu.name, policy));
       INFO(gpu.name << " " << policy);
       const double parameters = 6.5e9;  // without the embedding, which is looked up and not multiplied
-      const double busy_s = ToSeconds(r.activity[0] + r.activity[1]);
+      const double decode_s = static_cast<double>(r.activity[1]) * 1e-12;
+      const double busy_s = static_cast<double>(r.activity[0]) * 1e-12 + decode_s;
       const double tokens = static_cast<double>(r.total.prompt_tokens + r.total.output_tokens);
       CHECK(r.total.outcomes[static_cast<int>(Outcome::kFinished)] == 3000);
       CHECK(2 * parameters * tokens <= gpu.flops * busy_s);
       if (std::string(policy) == "dedicated" || std::string(policy) == "muxserve") {
-        CHECK(static_cast<double>(r.total.output_tokens - 3000) * 2 * parameters / 128 <= gpu.bandwidth * ToSeconds(r.activity[1]));
+        CHECK(static_cast<double>(r.total.output_tokens - 3000) * 2 * parameters / 128 <= gpu.bandwidth * decode_s);
       }
     }
   }
