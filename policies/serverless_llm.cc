@@ -18,10 +18,13 @@ class ServerlessLlm final : public Policy {
   struct Params {
     std::int64_t slots = 4;
     double lru_resolution_ms = 0;
+    std::string failed_leave = "at-once";
 
     void Describe(Fields& f) {
       f.Int("slots", slots, "requests of one model that an instance takes before another instance is started", 1, 65536);
       f.Real("lru_resolution_ms", lru_resolution_ms, "last uses are compared in whole units of this many ms, rounded down; 0: exactly", 0, 1e6);
+      f.Choice("failed_leave", failed_leave, "when a request that gave up before its first token frees its place: at once, or when the instance's step or switch ends",
+               {"at-once", "at-step-end"});
     }
   };
 
@@ -45,7 +48,7 @@ class ServerlessLlm final : public Policy {
     for (InstanceId i = 0; i < count; ++i) {
       const ModelId tail = Tail(i, view);
       if (tail == model) {
-        const std::int64_t n = TailCount(i, view);
+        const std::int64_t n = TailCount(i);
         free_slots += std::max<std::int64_t>(0, params_.slots - n);
         if (fewest == kNone || n < fewest_count) {
           fewest = i;
@@ -66,28 +69,35 @@ class ServerlessLlm final : public Policy {
   }
 
   void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
-    if (view.request(r).generated == 0) queues_[i].push_back(r);  // else swapped out for want of memory: it has kept its place
+    const RequestView v = view.request(r);
+    if (v.generated == 0) queues_[i].push_back({r, v.model});  // else swapped out for want of memory: it has kept its place
   }
   void OnPreempted(RequestId, InstanceId, const ClusterView&) override {}  // it keeps its place in the queue
-  void OnRemoved(RequestId r, InstanceId i, const ClusterView&) override {
-    std::deque<RequestId>& q = queues_[i];
-    q.erase(std::find(q.begin(), q.end(), r));
+  void OnRemoved(RequestId r, InstanceId i, const ClusterView& view) override {
+    std::deque<Entry>& q = queues_[i];
+    const auto at = std::find_if(q.begin(), q.end(), [r](const Entry& e) { return e.request == r; });
+    // Only who has given up leaves without a token. A busy instance asks what is next when its step or switch ends.
+    if (params_.failed_leave == "at-step-end" && view.request(r).generated == 0 && view.busy(i)) {
+      at->request = kNone;
+    } else {
+      q.erase(at);
+    }
   }
 
   // Whether r belongs to the run of requests that is being served.
   bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override {
-    const ModelId model = view.request(queues_[i].front()).model;
-    for (const RequestId q : queues_[i]) {
-      if (view.request(q).model != model) return false;
-      if (q == r) return true;
+    for (const Entry& e : queues_[i]) {
+      if (e.model != view.loaded(i)) return false;
+      if (e.request == r) return true;
     }
     return false;
   }
 
   void Next(InstanceId i, const ClusterView& view, Grant& grant) override {
-    const std::deque<RequestId>& q = queues_[i];
+    std::deque<Entry>& q = queues_[i];
+    std::erase_if(q, [](const Entry& e) { return e.request == kNone; });
     if (q.empty()) return;
-    const ModelId model = view.request(q.front()).model;
+    const ModelId model = q.front().model;
     if (view.loaded(i) != model) {
       grant.kind = Grant::Kind::kSwitch;
       grant.model = model;
@@ -97,9 +107,9 @@ class ServerlessLlm final : public Policy {
     // The run of requests of the front's model, as far as KV memory allows.
     std::int64_t free = view.kv_free_tokens(i, model);
     bool decode = view.batch(i, 0).size > 0;
-    for (const RequestId r : q) {
+    for (const auto& [r, r_model] : q) {
+      if (r_model != model) break;
       const RequestView v = view.request(r);
-      if (v.model != model) break;
       if (v.kv == KvPlace::kNowhere) {
         const std::int64_t need = view.kv_rounded_tokens(v.context() + 1);
         if (need > free) break;
@@ -119,21 +129,24 @@ class ServerlessLlm final : public Policy {
   }
 
  private:
+  struct Entry {
+    RequestId request = kNone;  // kNone: gave up, and keeps its place until the instance looks at its queue
+    ModelId model = kNone;
+  };
+
   ModelId Tail(InstanceId i, const ClusterView& view) const {
-    return queues_[i].empty() ? view.loaded(i) : view.request(queues_[i].back()).model;
+    return queues_[i].empty() ? view.loaded(i) : queues_[i].back().model;
   }
-  std::int64_t TailCount(InstanceId i, const ClusterView& view) const {
-    const std::deque<RequestId>& q = queues_[i];
-    if (q.empty()) return 0;
-    const ModelId model = view.request(q.back()).model;
+  std::int64_t TailCount(InstanceId i) const {
+    const std::deque<Entry>& q = queues_[i];
     std::int64_t n = 0;
-    for (auto at = q.rbegin(); at != q.rend() && view.request(*at).model == model; ++at) ++n;
+    for (auto at = q.rbegin(); at != q.rend() && at->model == q.back().model; ++at) ++n;
     return n;
   }
 
   Params params_;
   TimePs resolution_;
-  std::vector<std::deque<RequestId>> queues_;
+  std::vector<std::deque<Entry>> queues_;
 };
 
 const Register<PolicyEntry> kRegistered{
