@@ -214,7 +214,6 @@ class Aegaeon final : public Policy {
     TimePs used = 0;                  // of the turn's quota
     bool started = false;             // the turn has made a step
     bool running = false;             // the last grant was a run of steps of this turn
-    int on_gpu = kNone;               // label of the batch whose KV the last turn left on the GPU
     std::vector<ModelId> kept;        // most recently used first
     int next_label = 0;
     std::vector<int> free_labels;
@@ -328,7 +327,6 @@ class Aegaeon final : public Policy {
     for (Turn& t : q.round) {
       if (t.label == label) t.label = kNone;
     }
-    if (q.on_gpu == label) q.on_gpu = kNone;
     q.free_labels.push_back(label);
   }
 
@@ -478,10 +476,12 @@ class Aegaeon final : public Policy {
       if (q.turn >= q.round.size()) StartRound(d, view, grant);
     }
     Work& w = *Find(q, q.round[q.turn].label);
-    // What the last turn left on the GPU makes room, unless it is this very batch.
-    if (q.on_gpu != kNone && q.on_gpu != w.label) {
-      grant.evict.push_back(q.on_gpu);
-      q.on_gpu = kNone;
+    // What is on the GPU makes room, unless it is this very batch; also what moves to another batch by this grant.
+    for (const Work& other : q.batches) {
+      if (other.label != w.label && view.batch(i, other.label).on_gpu) grant.evict.push_back(other.label);
+    }
+    for (const Grant::Join& join : grant.joins) {
+      if (join.label != w.label) grant.evict.push_back(join.label);
     }
     if (!view.resident(i, w.model) || TooLittleRoom(i, w, d, view)) {
       Switch(i, w, d, view, grant);
@@ -494,7 +494,6 @@ class Aegaeon final : public Policy {
     grant.quota = std::max<TimePs>(0, q.round[q.turn].quota - q.used);
     grant.quota_after_first = !q.started && p_.quota_clock == "after-first-step";
     if (p_.prefetch == "if-fits") grant.prefetch = NextModel(q, w.model);
-    q.on_gpu = w.label;
     q.running = true;
     Touch(q, w.model);
   }
@@ -519,8 +518,14 @@ class Aegaeon final : public Policy {
 
   // Kept weights leave too little room for the batch that is to run, and others would have to go.
   bool TooLittleRoom(InstanceId i, const Work& w, std::size_t d, const ClusterView& view) const {
-    return p_.resident_models > 0 && view.kv_capacity_tokens(i, w.model) < capacity_[w.model] &&
-           Tokens(w, d, view) + static_cast<std::int64_t>(w.members.size()) * 64 > view.kv_capacity_tokens(i, w.model);
+    if (p_.resident_models == 0 ||
+        Tokens(w, d, view) + static_cast<std::int64_t>(w.members.size()) * 64 <= view.kv_capacity_tokens(i, w.model)) {
+      return false;
+    }
+    for (ModelId m = 0; m < static_cast<ModelId>(capacity_.size()); ++m) {
+      if (m != w.model && view.resident(i, m)) return true;
+    }
+    return false;
   }
 
   void Switch(InstanceId i, const Work& w, std::size_t d, const ClusterView& view, Grant& grant) {

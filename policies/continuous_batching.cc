@@ -106,11 +106,14 @@ bool ContinuousBatching::GrantChunks(InstanceId i, const ClusterView& view, Gran
   std::int64_t budget = std::max<std::int64_t>(1, params_.chunk_tokens - decoding);
   std::int64_t free = view.kv_free_tokens(i, front.model);
   std::int64_t places = params_.max_batch - decoding;
+  bool full = false;
   for (const RequestId r : q.waiting) {
     const RequestView v = view.request(r);
     if (v.model != front.model) continue;
     const std::int64_t need = v.prefilled > 0 ? 0 : view.kv_rounded_tokens(v.context() + 1);
-    if (budget <= 0 || places <= 0 || need > free) break;
+    if (budget <= 0 || places <= 0) break;
+    full = full || need > free;
+    if (full && need > 0) continue;  // who has been begun goes on: its KV may be what the others wait for
     const std::int64_t left = v.context() - v.prefilled;
     const std::int64_t now = std::min(left, budget);
     grant.pieces.push_back({r, static_cast<std::int32_t>(now)});

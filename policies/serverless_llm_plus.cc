@@ -107,14 +107,15 @@ class ServerlessLlmPlus final : public Policy {
       q.running = true;
     }
     const Group& g = q.groups.front();
-    if (view.loaded(i) != g.model) {
+    // Also when only a group of the same model is sent back: what its KV leaves free is there once it is dropped.
+    if (view.loaded(i) != g.model || !grant.drop.empty()) {
       grant.kind = Grant::Kind::kSwitch;
       grant.model = g.model;
       if (grant.drop.empty()) grant.drop.push_back(0);
       return;
     }
     std::int64_t free = view.kv_free_tokens(i, g.model);
-    bool decode = grant.drop.empty() && view.batch(i, 0).size > 0;
+    bool decode = view.batch(i, 0).size > 0;
     for (const RequestId r : g.requests) {
       const RequestView v = view.request(r);
       if (v.kv == KvPlace::kNowhere) {

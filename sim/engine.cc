@@ -314,13 +314,20 @@ void Engine::RouteArrival(RequestId id) {
   if (!f.models.empty() && !std::binary_search(f.models.begin(), f.models.end(), r.model)) {
     Broken(fmt::format("model {} may not run on instance {}", setup_.models[r.model].name, i));
   }
-  const std::int64_t capacity = f.pinned ? inst.kv_capacity : prices_.KvCapacityBytes(inst.tp, {&r.model, 1}, f.prefetch_bytes);
   r.instance = i;
-  if (BlocksOf(r.context() + 1) * BlockBytes(inst, r.model) > capacity) {
+  if (!FitsAlone(i, r)) {
     Remove(id, r.generated == 0 ? Outcome::kKvPrompt : Outcome::kKvGrowth, false);
     return;
   }
   QueueAt(id, i);
+}
+
+// Whether an instance with nothing else on it can hold the request and its next token.
+bool Engine::FitsAlone(InstanceId i, const Request& r) const {
+  const Instance& inst = instances_[i];
+  const InstanceFacts& f = facts_[i];
+  const std::int64_t capacity = f.pinned ? inst.kv_capacity : prices_.KvCapacityBytes(inst.tp, {&r.model, 1}, f.prefetch_bytes);
+  return BlocksOf(r.context() + 1) * BlockBytes(inst, r.model) <= capacity;
 }
 
 void Engine::QueueAt(RequestId id, InstanceId i) {
@@ -490,7 +497,7 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
       inst.kv_used += bytes;
       place = Place::kComing;
       the_ticket().batches.push_back({batch.number, bytes});
-    } else if (inst.leaving > 0) {
+    } else if (inst.leaving + inst.coming > 0) {
       waiting = true;
       return;
     } else {
@@ -508,6 +515,8 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
   scratch_ = batch.incoming;
   std::sort(scratch_.begin(), scratch_.end(), [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
   const bool running = place == Place::kGpu && batch.size() > 0;
+  bool full = false;
+  std::int64_t growth = -1;
   for (const RequestId id : scratch_) {
     Request& r = requests_[id];
     if (r.kv == KvPlace::kMoving) {
@@ -516,10 +525,17 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
     }
     if (r.kv == KvPlace::kHost) {
       const std::int64_t bytes = r.blocks * block_bytes;
-      if (inst.kv_used + bytes > inst.kv_capacity) {
-        waiting = waiting || inst.leaving > 0;
-        break;
+      // It comes in only with room for a step of everybody: else somebody would have to go out for it at once, for ever. One that cannot
+      // grow any more comes in to be failed.
+      if (growth < 0) growth = StepGrowth(i);
+      const std::int64_t own = (BlocksOf(r.context() + 1) - r.blocks) * block_bytes;
+      const std::int64_t beside = bytes + own > inst.kv_capacity ? 0 : growth + own;
+      full = full || inst.kv_used + bytes + beside > inst.kv_capacity;
+      if (full) {
+        waiting = waiting || inst.leaving + inst.coming > 0;
+        continue;
       }
+      growth += own;
       inst.kv_used += bytes;
       if (running && setup_.kv_join_free) {
         host_kv_used_ -= bytes * inst.tp;
@@ -534,11 +550,32 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
   }
 }
 
-Engine::Room Engine::MakeRoom(InstanceId i, Batch& first) {
+std::int64_t Engine::StepGrowth(InstanceId i) const {
+  const Instance& inst = instances_[i];
+  std::int64_t bytes = 0;
+  for (const std::int32_t number : inst.labels) {
+    if (number == kNone) continue;
+    const Batch& batch = batches_[number];
+    std::int64_t blocks = 0;
+    if (places_[number] == Place::kGpu || places_[number] == Place::kComing) blocks += batch.Blocks(1) - batch.Blocks();
+    for (const RequestId id : batch.incoming) {
+      const Request& r = requests_[id];
+      if (r.kv == KvPlace::kGpu || r.kv == KvPlace::kMoving) blocks += BlocksOf(r.context() + 1) - r.blocks;
+    }
+    bytes += blocks * BlockBytes(inst, batch.model);
+  }
+  return bytes;
+}
+
+Engine::Room Engine::MakeRoom(InstanceId i, std::int32_t number) {
   Instance& inst = instances_[i];
-  const std::int64_t block_bytes = BlockBytes(inst, first.model);
-  while (inst.kv_used + first.size() * block_bytes > inst.kv_capacity &&
-         inst.kv_used + (first.Blocks(1) - first.Blocks()) * block_bytes > inst.kv_capacity) {
+  const std::int64_t block_bytes = BlockBytes(inst, batches_[number].model);
+  for (;;) {
+    const Batch& first = batches_[number];  // a preemption may set off another instance's grant, and batches_ may grow
+    if (inst.kv_used + first.size() * block_bytes <= inst.kv_capacity ||
+        inst.kv_used + (first.Blocks(1) - first.Blocks()) * block_bytes <= inst.kv_capacity) {
+      return Room::kThere;
+    }
     if (inst.leaving > 0) return Room::kWait;
     RequestId victim = first.stepping.front();
     for (const RequestId id : first.stepping) {
@@ -546,9 +583,8 @@ Engine::Room Engine::MakeRoom(InstanceId i, Batch& first) {
     }
     const bool last = first.members() == 1;
     Preempt(i, victim);
-    if (last || first.size() == 0) return Room::kAskAgain;
+    if (last || batches_[number].size() == 0) return Room::kAskAgain;
   }
-  return Room::kThere;
 }
 
 bool Engine::StartDecode(InstanceId i, Grant& grant) {
@@ -572,6 +608,7 @@ bool Engine::StartDecode(InstanceId i, Grant& grant) {
     for (const MovingRequest& r : tickets_[ticket].requests) bytes += r.bytes;
     metrics_.kv_bytes_moved += bytes * inst.tp;
     Send(i, Direction::kIn, bytes, setup_.kv_copy, ticket);
+    ++inst.coming;
     waiting = true;
   }
   const auto wait = [&] {
@@ -580,19 +617,19 @@ bool Engine::StartDecode(InstanceId i, Grant& grant) {
     return true;
   };
   if (run.parts.empty() || (waiting && !setup_.overlap_kv)) {
-    if (!waiting && inst.leaving == 0) Broken(fmt::format("instance {} was granted a decode of which nothing can run", i));
+    if (!waiting && inst.leaving + inst.coming == 0) Broken(fmt::format("instance {} was granted a decode of which nothing can run", i));
     return wait();
   }
-  switch (MakeRoom(i, batches_[run.parts.front().batch])) {
+  switch (MakeRoom(i, run.parts.front().batch)) {
     case Room::kWait: return wait();
     case Room::kAskAgain: return false;
     case Room::kThere: break;
   }
-  // Preemption may have emptied a batch of a later part.
   run.mixed = false;
   run.before = 0;
   run.steps_before = 0;
   run.first_step = 0;
+  run.truncated = false;
   SetPhase(i, Phase::kRun);
   BeginSegment(i);
   return true;
@@ -635,6 +672,7 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
     for (const MovingRequest& r : tickets_[ticket].requests) bytes += r.bytes;
     metrics_.kv_bytes_moved += bytes * inst.tp;
     Send(i, Direction::kIn, bytes, setup_.kv_copy, ticket);
+    ++inst.coming;
   }
   while (batch.size() > 0 && inst.kv_used + (batch.Blocks(1) - batch.Blocks()) * block_bytes > inst.kv_capacity && inst.leaving == 0) {
     RequestId victim = batch.stepping.front();
@@ -646,6 +684,20 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
     if (last) break;
   }
   Batch& present = BatchFor(i, grant.label, model);  // preemption may have retired it
+  if (present.size() > 0 && inst.kv_used + (present.Blocks(1) - present.Blocks()) * block_bytes > inst.kv_capacity) {
+    // What was preempted has yet to leave. The pieces are taken back, and the policy is asked again then.
+    for (const Grant::Piece& piece : grant.pieces) {
+      Request& r = requests_[piece.request];
+      r.executing = false;
+      if (r.prefilled > 0) continue;
+      inst.kv_used -= r.blocks * block_bytes;
+      r.kv = KvPlace::kNowhere;
+      r.blocks = 0;
+    }
+    events_.Clear(i);
+    SetPhase(i, Phase::kCopy);
+    return true;
+  }
   RunState& run = inst.run;
   run.parts.assign(1, {present.number, 0, 0, 0, 0});
   run.mixed = true;
@@ -654,6 +706,7 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
   run.before = 0;
   run.steps_before = 0;
   run.first_step = 0;
+  run.truncated = false;
   SetPhase(i, Phase::kRun);
   BeginSegment(i);
   return true;
@@ -718,13 +771,24 @@ void Engine::BeginSegment(InstanceId i) {
     if (batch.size() > 0) end = std::min(end, (batch.StepsToFinish(requests_) - 1) * m + p + 1);
   }
   if (run.mixed) end = std::min(end, run.steps_left);
-  const std::int64_t limit = std::min(kink, end);
-  std::int64_t n = limit;
+  if (run.truncated) end = 1;  // asked for at the very moment of a kink
+  run.truncated = false;
   if (run.before == 0) run.first_step = run.parts.front().a;
+  run.kink = kink;
+  run.end = end;
+  run.quota = kIntMax;
   if (inst.grant.quota != kNever) {
     const TimePs quota = inst.grant.quota + (inst.grant.quota_after_first ? run.first_step : 0) - run.before;
-    n = std::min(n, 1 + (quota > 1 ? SubStepsWithin(run, quota - 1, limit) : 0));
+    run.quota = 1 + (quota > 1 ? SubStepsWithin(run, quota - 1, std::min(kink, end)) : 0);
   }
+  PlanSegment(i);
+}
+
+void Engine::PlanSegment(InstanceId i) {
+  Instance& inst = instances_[i];
+  RunState& run = inst.run;
+  const auto m = static_cast<std::int64_t>(run.parts.size());
+  std::int64_t n = std::min({run.kink, run.end, run.quota});
   const std::int64_t free = inst.kv_capacity - inst.kv_used;
   // Most of the time memory is nowhere near: a member never grows by more than its tokens and one block.
   std::int64_t most = 0;
@@ -733,7 +797,7 @@ void Engine::BeginSegment(InstanceId i) {
     most += batch.size() * (n / m / setup_.block_tokens + 2) * BlockBytes(inst, batch.model);
   }
   if (most > free && Growth(inst, n) > free) {
-    std::int64_t fits = 1, too_many = n;  // one step fits: room was made
+    std::int64_t fits = 1, too_many = n;  // one step fits: room was made, or the segment before would not have gone on
     while (too_many - fits > 1) {
       const std::int64_t middle = fits + (too_many - fits) / 2;
       (Growth(inst, middle) > free ? too_many : fits) = middle;
@@ -741,8 +805,8 @@ void Engine::BeginSegment(InstanceId i) {
     n = fits;
   }
   run.planned = n;
-  run.goes_on = n == kink && kink < end;
-  events_.Set(i, now_ + Elapsed(run, n));
+  run.goes_on = n == run.kink && n < run.end && n < run.quota && Growth(inst, n + 1) <= free;
+  events_.Set(i, run.start + Elapsed(run, n));
 }
 
 void Engine::ApplySteps(InstanceId i, std::int64_t n) {
@@ -778,7 +842,10 @@ void Engine::FinishRun(InstanceId i) {
   const auto m = static_cast<std::int64_t>(run.parts.size());
   const std::int64_t n = run.planned;
   ApplySteps(i, n);
-  if (run.goes_on) return;
+  if (run.goes_on) {
+    std::rotate(run.parts.begin(), run.parts.begin() + n % m, run.parts.end());  // whose turn it is
+    return;
+  }
   inst.last_run_time = run.before;
   inst.last_run_label = batches_[run.parts[(n - 1) % m].batch].label;
   inst.phase = Phase::kBetween;
@@ -820,7 +887,11 @@ void Engine::Truncate(InstanceId i) {
   Instance& inst = instances_[i];
   RunState& run = inst.run;
   const std::int64_t n = SubStepsWithin(run, now_ - run.start, run.planned) + 1;
-  if (n > run.planned) return;
+  if (n > run.planned) {
+    run.truncated = run.goes_on;
+    return;
+  }
+  run.truncated = true;
   run.planned = n;
   run.goes_on = false;
   events_.Set(i, run.start + Elapsed(run, n));
@@ -869,7 +940,7 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
   }
   std::sort(next.begin() + 1, next.end());
   if (prices_.KvCapacityBytes(inst.tp, next, f.prefetch_bytes) < inst.kv_used) {
-    if (inst.leaving == 0) Broken(fmt::format("switch to {} on instance {} leaves no room for the KV that is there", setup_.models[m].name, i));
+    if (inst.leaving + inst.coming == 0) Broken(fmt::format("switch to {} on instance {} leaves no room for the KV that is there", setup_.models[m].name, i));
     events_.Clear(i);
     SetPhase(i, Phase::kCopy);
     return true;
@@ -989,11 +1060,23 @@ void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::in
 
 void Engine::Evict(InstanceId i, Batch& batch) {
   Instance& inst = instances_[i];
-  if (places_[batch.number] != Place::kGpu || batch.size() == 0) return;
-  const std::int64_t bytes = batch.Blocks() * BlockBytes(inst, batch.model);
+  const std::int64_t block_bytes = BlockBytes(inst, batch.model);
+  const bool stepping = places_[batch.number] == Place::kGpu && batch.size() > 0;
+  std::int64_t bytes = stepping ? batch.Blocks() * block_bytes : 0;
+  // Members that have come to the batch on the GPU and have not stepped in it.
+  std::vector<MovingRequest> beside;
+  for (const RequestId id : batch.incoming) {
+    const Request& r = requests_[id];
+    if (r.kv != KvPlace::kGpu) continue;
+    beside.push_back({id, r.stamp, r.blocks * block_bytes});
+    bytes += r.blocks * block_bytes;
+  }
+  if (bytes == 0) return;
   if (!HostHasRoom(bytes * inst.tp)) {
     // The hosts are full: the KV is lost, and its requests are prefilled again.
-    scratch_ = batch.stepping;
+    scratch_.clear();
+    if (stepping) scratch_ = batch.stepping;
+    for (const MovingRequest& m : beside) scratch_.push_back(m.id);
     std::sort(scratch_.begin(), scratch_.end(), [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
     const std::vector<RequestId> all = scratch_;
     for (const RequestId id : all) Preempt(i, id);
@@ -1001,15 +1084,16 @@ void Engine::Evict(InstanceId i, Batch& batch) {
   }
   host_kv_used_ += bytes * inst.tp;
   metrics_.kv_bytes_moved += bytes * inst.tp;
+  for (const MovingRequest& m : beside) requests_[m.id].kv = setup_.kv_out_free ? KvPlace::kHost : KvPlace::kMoving;
+  if (stepping) places_[batch.number] = setup_.kv_out_free ? Place::kHost : Place::kLeaving;
   if (setup_.kv_out_free) {
     inst.kv_used -= bytes;
-    places_[batch.number] = Place::kHost;
     return;
   }
-  places_[batch.number] = Place::kLeaving;
   ++inst.leaving;
   const std::int64_t ticket = NewTicket(Ticket::Kind::kBatchOut, i);
-  tickets_[ticket].batches.push_back({batch.number, bytes});
+  if (stepping) tickets_[ticket].batches.push_back({batch.number, batch.Blocks() * block_bytes});
+  tickets_[ticket].requests = std::move(beside);
   Send(i, Direction::kOut, bytes, setup_.kv_copy, ticket);
 }
 
@@ -1018,6 +1102,7 @@ void Engine::Drop(InstanceId i, Batch& batch) {
   const std::int32_t number = batch.number;
   if (places_[number] != Place::kGpu && places_[number] != Place::kHost) Broken(fmt::format("instance {} drops KV that is moving", i));
   const bool on_gpu = places_[number] == Place::kGpu;
+  std::vector<RequestId> outgrown;  // could never be prefilled again
   while (batches_[number].members() > 0) {
     const RequestId id = batches_[number].stepping.empty() ? batches_[number].incoming.back() : batches_[number].stepping.back();
     Request& r = requests_[id];
@@ -1033,8 +1118,11 @@ void Engine::Drop(InstanceId i, Batch& batch) {
     }
     r.kv = KvPlace::kNowhere;
     r.blocks = 0;
+    if (!FitsAlone(i, r)) outgrown.push_back(id);
   }
   Retire(number);
+  std::sort(outgrown.begin(), outgrown.end(), [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
+  for (const RequestId id : outgrown) Remove(id, Outcome::kKvGrowth, true);
 }
 
 void Engine::Preempt(InstanceId i, RequestId id) {
@@ -1124,9 +1212,7 @@ void Engine::RouteToDecode(RequestId id) {
     host_kv_used_ += r.blocks * (BlockBytes(inst, r.model) * inst.tp - BlockBytes(instances_[from], r.model) * instances_[from].tp);
   }
   r.instance = to;
-  const std::int64_t capacity =
-      facts_[to].pinned ? inst.kv_capacity : prices_.KvCapacityBytes(inst.tp, {&r.model, 1}, facts_[to].prefetch_bytes);
-  if (BlocksOf(r.context() + 1) * BlockBytes(inst, r.model) > capacity) {
+  if (!FitsAlone(to, r)) {
     Remove(id, Outcome::kKvGrowth, false);
     return;
   }
@@ -1159,6 +1245,15 @@ void Engine::FinishTicket(std::int64_t number) {
       return;
     case Ticket::Kind::kBatchOut:
       --inst.leaving;
+      for (const MovingRequest& m : ticket.requests) {
+        inst.kv_used -= m.bytes;
+        Request& r = requests_[m.id];
+        if (r.live && r.stamp == m.stamp) {
+          r.kv = KvPlace::kHost;
+        } else {
+          host_kv_used_ -= m.bytes * inst.tp;
+        }
+      }
       for (const auto& [batch, bytes] : ticket.batches) {
         inst.kv_used -= bytes;
         const std::int64_t left = batches_[batch].Blocks() * BlockBytes(inst, batches_[batch].model);
@@ -1168,6 +1263,7 @@ void Engine::FinishTicket(std::int64_t number) {
       }
       break;
     case Ticket::Kind::kIn:
+      --inst.coming;
       for (const auto& [batch, bytes] : ticket.batches) {
         host_kv_used_ -= bytes * inst.tp;
         inst.kv_used -= bytes - batches_[batch].Blocks() * BlockBytes(inst, batches_[batch].model);
@@ -1211,6 +1307,8 @@ void Engine::FinishTicket(std::int64_t number) {
     Dispatch(i);
   } else if (inst.phase == Phase::kRun && (ticket.kind == Ticket::Kind::kIn || ticket.kind == Ticket::Kind::kRequestsOut)) {
     Truncate(i);
+  } else if (inst.phase == Phase::kRun && !inst.run.truncated) {
+    PlanSegment(i);  // the run may go further in the memory that is free now
   }
 }
 
@@ -1268,11 +1366,14 @@ void Engine::Cancel(RequestId id) {
     return;
   }
   const InstanceId i = r.instance;
-  const bool handed_over = r.kv == KvPlace::kMoving && inst.role == Role::kPrefill;
+  const bool handed_over = inst.role == Role::kPrefill && (r.kv == KvPlace::kMoving || r.kv == KvPlace::kHost);
   Remove(id, Outcome::kTimeout, !handed_over);
   // What waited behind it may be able to run now.
-  if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) Dispatch(i);
-  if (inst.phase == Phase::kRun) Truncate(i);
+  if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) {
+    Dispatch(i);
+  } else if (inst.phase == Phase::kRun) {
+    Truncate(i);
+  }
 }
 
 // ------------------------------------------------------------------------------------------------------------- batches
@@ -1373,7 +1474,8 @@ BatchView Engine::batch(InstanceId i, int label) const {
       v.context_tokens += (n / m + (p < n % m ? 1 : 0)) * batch->size();
     }
   }
-  v.on_gpu = places_[batch->number] == Place::kGpu && batch->size() > 0;
+  v.on_gpu = (places_[batch->number] == Place::kGpu && batch->size() > 0) ||
+             std::any_of(batch->incoming.begin(), batch->incoming.end(), [this](RequestId id) { return requests_[id].kv == KvPlace::kGpu; });
   return v;
 }
 

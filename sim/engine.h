@@ -138,7 +138,11 @@ class Engine final : public ClusterView, public Oracle {
     std::vector<Part> parts;
     Series cycle;               // a whole rotation
     TimePs start = 0;           // of this segment
+    std::int64_t kink = 0;      // sub-steps until two lines cross
+    std::int64_t end = 0;       // until somebody finishes, or the chunks are done
+    std::int64_t quota = 0;     // until the quota is used up
     std::int64_t planned = 0;   // sub-steps of this segment
+    bool truncated = false;     // somebody waits for the step boundary
     bool goes_on = false;       // the segment ends at a kink only
     TimePs before = 0;          // time in earlier segments of the same grant
     TimePs first_step = 0;
@@ -166,7 +170,8 @@ class Engine final : public ClusterView, public Oracle {
     TimePs switch_earliest_end = 0;
     std::int64_t kv_used = 0;        // bytes per GPU, without the growth of the present run
     std::int64_t kv_capacity = 0;
-    std::int64_t leaving = 0;        // transfers out that are pending
+    std::int64_t leaving = 0;        // transfers of KV out that are pending
+    std::int64_t coming = 0;         // and in
     TimePs last_step_end = 0;
     TimePs last_run_time = 0;
     int last_run_label = kNone;
@@ -219,6 +224,7 @@ class Engine final : public ClusterView, public Oracle {
   void SwitchTimerEnded(InstanceId i);
   // Runs.
   void BeginSegment(InstanceId i);
+  void PlanSegment(InstanceId i);  // as far as KV memory goes
   std::int64_t SubStepsWithin(const RunState& run, TimePs t, std::int64_t limit) const;
   TimePs Elapsed(const RunState& run, std::int64_t sub_steps) const;
   std::int64_t Growth(const Instance& inst, std::int64_t sub_steps) const;  // KV bytes
@@ -226,7 +232,8 @@ class Engine final : public ClusterView, public Oracle {
   void FinishRun(InstanceId i);
   void Truncate(InstanceId i);
   std::int64_t StepsByNow(const Instance& inst) const;
-  Room MakeRoom(InstanceId i, Batch& first);
+  Room MakeRoom(InstanceId i, std::int32_t first);
+  std::int64_t StepGrowth(InstanceId i) const;  // KV bytes that one step of everybody on the GPU, or on the way there, takes
   // KV movement.
   void Evict(InstanceId i, Batch& batch);
   void Drop(InstanceId i, Batch& batch);
@@ -237,6 +244,7 @@ class Engine final : public ClusterView, public Oracle {
   void FinishTicket(std::int64_t number);
   std::int64_t NewTicket(Ticket::Kind kind, InstanceId i);
   // Requests.
+  bool FitsAlone(InstanceId i, const Request& r) const;
   void QueueAt(RequestId id, InstanceId i);
   void Poke(InstanceId i, RequestId id);
   void RouteArrival(RequestId id);

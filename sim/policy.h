@@ -185,7 +185,7 @@ struct Grant {
   std::vector<Join> joins;
   // Batches whose KV leaves the GPU for the host when the grant starts (not those that it runs).
   std::vector<int> evict;
-  // Batches whose KV is thrown away: their requests leave them and need a prefill again.
+  // Batches whose KV is thrown away: their requests leave them and need a prefill again (or fail, when they have outgrown the instance).
   std::vector<int> drop;
 
   // kPrefill: prompts of one model, in one step, without KV so far; they join batch `label` at its end (role both).

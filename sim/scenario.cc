@@ -120,6 +120,7 @@ void PoolConfig::Describe(Fields& f) {
 }
 
 void Scenario::Describe(Fields& f) {
+  f.Text("$schema", schema, "where an editor finds the JSON Schema (poolsim schema prints it); not looked at");
   f.Text("name", name, "short name of the scenario");
   f.Text("description", description, "what it is for");
   f.Int("seed", seed, "seed of all random streams", 0);
@@ -264,6 +265,7 @@ Scenario LoadScenario(const std::string& file, const std::vector<std::string>& a
 
 Json ResolvedScenario(const Scenario& scenario) {
   Json json = WriteStruct(scenario);
+  json.erase("$schema");
   if (scenario.pools.empty()) {
     json.erase("pools");
     ResolvePolicy(json["policy"]);

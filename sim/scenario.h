@@ -128,6 +128,7 @@ struct PoolConfig {
 };
 
 struct Scenario {
+  std::string schema;  // "$schema": where an editor finds the JSON Schema; not looked at
   std::string name;
   std::string description;
   std::int64_t seed = 1;

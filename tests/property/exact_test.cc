@@ -15,7 +15,7 @@
 namespace poolsim {
 namespace {
 
-constexpr int kScenarios = 220;  // feasible ones, per policy
+constexpr int kScenarios = 600;  // feasible ones, per policy
 
 // What the engine says of each request.
 struct Seen final : TokenObserver {

@@ -123,6 +123,21 @@ bool TokenEngine::Leaving(InstanceId i) const {
   });
 }
 
+bool TokenEngine::Coming(InstanceId i) const {
+  return std::any_of(transfers_.begin(), transfers_.end(), [i](const Transfer& t) { return t.instance == i && t.kind == Move::kIn; });
+}
+
+std::int64_t TokenEngine::GrowthOfAll(InstanceId i) const {
+  std::int64_t bytes = 0;
+  for (RequestId id = 0; id < static_cast<RequestId>(states_.size()); ++id) {
+    const State& s = states_[id];
+    if (!s.live || s.instance != i || s.batch == nullptr || PlaceOf(id) == KvPlace::kHost) continue;
+    if (s.stepping && s.batch->place == Place::kLeaving) continue;
+    bytes += (Blocks(Context(id) + 1) - Blocks(Context(id))) * BlockBytes(i, records_[id].model);
+  }
+  return bytes;
+}
+
 void TokenEngine::CheckBooks() const {
   for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
     if (GpuUsed(i) > GpuCapacity(i)) Broken("instance " + std::to_string(i) + " holds more KV than it has memory for");
@@ -280,13 +295,19 @@ void TokenEngine::RouteArrival(RequestId id) {
   const InstanceFacts& f = facts_[i];
   const ModelId m = records_[id].model;
   if (!f.models.empty() && std::find(f.models.begin(), f.models.end(), m) == f.models.end()) Broken("a model may not run there");
-  const std::int64_t capacity = f.pinned ? GpuCapacity(i) : prices_.KvCapacityBytes(f.tp, {&m, 1}, f.prefetch_bytes);
   states_[id].instance = i;
-  if (Blocks(Context(id) + 1) * BlockBytes(i, m) > capacity) {
+  if (!FitsAlone(id, i)) {
     Remove(id, records_[id].tokens.empty() ? Outcome::kKvPrompt : Outcome::kKvGrowth, false);
     return;
   }
   QueueAt(id, i);
+}
+
+bool TokenEngine::FitsAlone(RequestId id, InstanceId i) const {
+  const ModelId m = records_[id].model;
+  const InstanceFacts& f = facts_[i];
+  const std::int64_t capacity = f.pinned ? GpuCapacity(i) : prices_.KvCapacityBytes(f.tp, {&m, 1}, f.prefetch_bytes);
+  return Blocks(Context(id) + 1) * BlockBytes(i, m) <= capacity;
 }
 
 void TokenEngine::QueueAt(RequestId id, InstanceId i) {
@@ -332,10 +353,7 @@ void TokenEngine::RouteToDecode(RequestId id) {
   const InstanceId to = router_.RouteHandover(id, *this);
   if (to < 0 || to >= static_cast<InstanceId>(instances_.size()) || instances_[to].role == Role::kPrefill) Broken("a request is handed over to nobody");
   states_[id].instance = to;
-  const ModelId m = records_[id].model;
-  const InstanceFacts& f = facts_[to];
-  const std::int64_t capacity = f.pinned ? GpuCapacity(to) : prices_.KvCapacityBytes(f.tp, {&m, 1}, f.prefetch_bytes);
-  if (Blocks(Context(id) + 1) * BlockBytes(to, m) > capacity) {
+  if (!FitsAlone(id, to)) {
     Remove(id, Outcome::kKvGrowth, false);
     return;
   }
@@ -382,6 +400,10 @@ bool TokenEngine::Start(InstanceId i, Grant& grant) {
       LeaveBatch(id);
       states_[id].kv = KvPlace::kNowhere;
       states_[id].transfer = -1;
+    }
+    std::sort(all.begin(), all.end());
+    for (const RequestId id : all) {
+      if (!FitsAlone(id, i)) Remove(id, Outcome::kKvGrowth, true);
     }
   }
   for (const int label : grant.evict) {
@@ -472,7 +494,7 @@ void TokenEngine::Fetch(InstanceId i, const BatchPtr& batch, Transfer& in, bool&
       batch->place = Place::kComing;
       in.batches.push_back(batch);
       in.bytes += bytes;
-    } else if (Leaving(i)) {
+    } else if (Leaving(i) || Coming(i)) {
       waiting = true;
       return;
     } else {
@@ -489,6 +511,7 @@ void TokenEngine::Fetch(InstanceId i, const BatchPtr& batch, Transfer& in, bool&
   const bool running = batch->place == Place::kGpu && !batch->stepping.empty();
   std::vector<RequestId> all = batch->incoming;
   std::sort(all.begin(), all.end());
+  bool full = false;
   for (const RequestId id : all) {
     State& s = states_[id];
     if (s.kv == KvPlace::kMoving) {
@@ -496,10 +519,14 @@ void TokenEngine::Fetch(InstanceId i, const BatchPtr& batch, Transfer& in, bool&
       continue;
     }
     if (s.kv == KvPlace::kHost) {
+      // It comes in only with room for a step of everybody; one that cannot grow any more comes in to be failed.
       const std::int64_t bytes = KvBytes(id);
-      if (bytes > free()) {
-        waiting = waiting || Leaving(i);
-        break;
+      const std::int64_t own = (Blocks(Context(id) + 1) - Blocks(Context(id))) * BlockBytes(i, batch->model);
+      const std::int64_t step = bytes + own > GpuCapacity(i) ? 0 : GrowthOfAll(i) + own;
+      full = full || bytes + step > free();
+      if (full) {
+        waiting = waiting || Leaving(i) || Coming(i);
+        continue;
       }
       if (!running || !setup_.kv_join_free) {
         s.kv = KvPlace::kMoving;
@@ -550,7 +577,7 @@ bool TokenEngine::StartDecode(InstanceId i, const Grant& grant) {
     return true;
   };
   if (parts.empty() || (waiting && !setup_.overlap_kv)) {
-    if (!waiting && !Leaving(i)) Broken("a decode of which nothing can run");
+    if (!waiting && !Leaving(i) && !Coming(i)) Broken("a decode of which nothing can run");
     return wait();
   }
   // Room for the first step: the latest arrivals of its batch make it.
@@ -598,6 +625,19 @@ bool TokenEngine::StartMixed(InstanceId i, const Grant& grant) {
   SendIn(i, in, waiting);
   while (!batch->stepping.empty() && GpuUsed(i) + Growth(*batch) > GpuCapacity(i) && !Leaving(i)) PreemptLatest(i, batch);
   batch = FindOrMake(i, grant.label, m);
+  if (!batch->stepping.empty() && GpuUsed(i) + Growth(*batch) > GpuCapacity(i)) {
+    // What was preempted has yet to leave: the pieces are taken back until then.
+    for (const Grant::Piece& piece : grant.pieces) {
+      State& s = states_[piece.request];
+      s.executing = false;
+      if (s.prefilled > 0) continue;
+      s.kv = KvPlace::kNowhere;
+      s.prefilling = false;
+    }
+    timer_[i] = kNever;
+    SetPhase(i, Phase::kCopy);
+    return true;
+  }
   inst.parts.assign(1, batch);
   inst.mixed = true;
   inst.mixed_price = prices_.Mixed(m, inst.tp, static_cast<std::int64_t>(batch->stepping.size()), chunks);
@@ -722,7 +762,7 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
   }
   std::sort(next.begin() + 1, next.end());
   if (prices_.KvCapacityBytes(inst.tp, next, facts_[i].prefetch_bytes) < GpuUsed(i)) {
-    if (!Leaving(i)) Broken("a switch leaves no room for the KV that is there");
+    if (!Leaving(i) && !Coming(i)) Broken("a switch leaves no room for the KV that is there");
     timer_[i] = kNever;
     SetPhase(i, Phase::kCopy);
     return true;
@@ -847,7 +887,14 @@ void TokenEngine::FinishTransfer(std::int64_t number) {
         SwitchGoesOn(i);
       }
       return;
-    case Move::kBatchOut: t.batches.front()->place = Place::kHost; break;
+    case Move::kBatchOut:
+      for (const BatchPtr& batch : t.batches) batch->place = Place::kHost;
+      for (const RequestId id : t.requests) {
+        if (states_[id].transfer != number) continue;  // it is gone
+        states_[id].kv = KvPlace::kHost;
+        states_[id].transfer = -1;
+      }
+      break;
     case Move::kIn:
       for (const BatchPtr& batch : t.batches) batch->place = Place::kGpu;
       for (const RequestId id : t.requests) {
@@ -882,27 +929,33 @@ void TokenEngine::FinishTransfer(std::int64_t number) {
 }
 
 void TokenEngine::Evict(InstanceId i, const BatchPtr& batch) {
-  if (batch->place != Place::kGpu || batch->stepping.empty()) return;
+  std::vector<RequestId> all, beside;  // beside: members that have come to the batch on the GPU and have not stepped in it
+  const bool stepping = batch->place == Place::kGpu && !batch->stepping.empty();
+  if (stepping) all = batch->stepping;
+  for (const RequestId id : batch->incoming) {
+    if (states_[id].kv == KvPlace::kGpu) beside.push_back(id);
+  }
+  all.insert(all.end(), beside.begin(), beside.end());
+  if (all.empty()) return;
   std::int64_t bytes = 0;
-  for (const RequestId id : batch->stepping) bytes += KvBytes(id);
+  for (const RequestId id : all) bytes += KvBytes(id);
   if (HostUsed() + bytes * instances_[i].tp > setup_.host_kv_bytes) {
-    std::vector<RequestId> all = batch->stepping;
     std::sort(all.begin(), all.end());
     for (const RequestId id : all) Preempt(i, id);
     return;
   }
   kv_bytes_moved += bytes * instances_[i].tp;
-  if (setup_.kv_out_free) {
-    batch->place = Place::kHost;
-    return;
-  }
-  batch->place = Place::kLeaving;
+  for (const RequestId id : beside) states_[id].kv = setup_.kv_out_free ? KvPlace::kHost : KvPlace::kMoving;
+  if (stepping) batch->place = setup_.kv_out_free ? Place::kHost : Place::kLeaving;
+  if (setup_.kv_out_free) return;
   Transfer t;
   t.kind = Move::kBatchOut;
   t.instance = i;
   t.bytes = bytes;
-  t.batches.push_back(batch);
-  Send(t, Direction::kOut, bytes, setup_.kv_copy);
+  if (stepping) t.batches.push_back(batch);
+  t.requests = beside;
+  const std::int64_t number = Send(t, Direction::kOut, bytes, setup_.kv_copy);
+  for (const RequestId id : beside) states_[id].transfer = number;
 }
 
 void TokenEngine::Preempt(InstanceId i, RequestId id) {
@@ -1047,7 +1100,8 @@ BatchView TokenEngine::batch(InstanceId i, int label) const {
   v.size = static_cast<std::int64_t>(batch->stepping.size() + batch->incoming.size());
   for (const RequestId id : batch->stepping) v.context_tokens += request(id).context();
   for (const RequestId id : batch->incoming) v.context_tokens += request(id).context();
-  v.on_gpu = batch->place == Place::kGpu && !batch->stepping.empty();
+  for (const RequestId id : batch->stepping) v.on_gpu = v.on_gpu || PlaceOf(id) == KvPlace::kGpu;
+  for (const RequestId id : batch->incoming) v.on_gpu = v.on_gpu || PlaceOf(id) == KvPlace::kGpu;
   return v;
 }
 

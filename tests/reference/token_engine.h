@@ -60,7 +60,7 @@ class TokenEngine final : public ClusterView, public Oracle {
   const std::vector<Record>& records() const { return records_; }
   std::vector<ModelTotals> Totals() const;
   std::vector<Window> Windows() const;
-  std::array<TimePs, kActivities> activity{};
+  std::array<__int128, kActivities> activity{};  // GPU-time
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
   __int128 ActiveModelTime() const;
@@ -192,6 +192,7 @@ class TokenEngine final : public ClusterView, public Oracle {
   void Handover(RequestId id);
   void RouteToDecode(RequestId id);
   void RouteArrival(RequestId id);
+  bool FitsAlone(RequestId id, InstanceId i) const;  // and its next token, on the instance with nothing else there
   void QueueAt(RequestId id, InstanceId i);
   void LeaveBatch(RequestId id);
   void Remove(RequestId id, Outcome outcome, bool known_to_policy);
@@ -217,7 +218,9 @@ class TokenEngine final : public ClusterView, public Oracle {
   std::int64_t GpuCapacity(InstanceId i) const;
   std::int64_t HostUsed() const;
   std::int64_t HostCacheUsed(const Node& node) const;
-  bool Leaving(InstanceId i) const;
+  bool Leaving(InstanceId i) const;  // whether KV is on its way out
+  bool Coming(InstanceId i) const;   // and in
+  std::int64_t GrowthOfAll(InstanceId i) const;  // bytes that a step of all members on the GPU, or on the way there, adds
   void CheckBooks() const;
   [[noreturn]] void Broken(const std::string& what) const;
 
