@@ -1032,7 +1032,7 @@ void Engine::StartPrefetch(InstanceId i, ModelId m) {
   inst.prefetch_ticket = NewTicket(Ticket::Kind::kPrefetch, i);
   const std::int64_t bytes = prices_.WeightBytes(m, inst.tp);
   metrics_.weight_bytes_moved += bytes * inst.tp;
-  Send(i, Direction::kIn, bytes, LoadRate(inst.node, m, inst.tp), inst.prefetch_ticket);
+  Send(i, Direction::kIn, bytes, LoadRate(inst.node, m, inst.tp), inst.prefetch_ticket, true);
 }
 
 // --------------------------------------------------------------------------------------------------------- KV movement
@@ -1052,9 +1052,9 @@ std::int64_t Engine::NewTicket(Ticket::Kind kind, InstanceId i) {
   return number;
 }
 
-void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket) {
+void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket, bool background) {
   const Instance& inst = instances_[i];
-  links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, ticket);
+  links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, ticket, background);
   UpdateLink(inst.link);
 }
 

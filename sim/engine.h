@@ -238,7 +238,8 @@ class Engine final : public ClusterView, public Oracle {
   void Evict(InstanceId i, Batch& batch);
   void Drop(InstanceId i, Batch& batch);
   void Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiting);
-  void Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket);  // bytes > 0
+  void Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket,
+            bool background = false);  // bytes > 0
   void Handover(RequestId id);
   void RouteToDecode(RequestId id);
   void FinishTicket(std::int64_t number);

@@ -32,9 +32,12 @@ void Link::Reprice() {
   }
 }
 
-void Link::Add(TimePs now, int lane, Direction direction, std::int64_t bytes, std::int64_t cap, std::int64_t ticket) {
+void Link::Add(TimePs now, int lane, Direction direction, std::int64_t bytes, std::int64_t cap, std::int64_t ticket,
+               bool background) {
   Advance(now);
-  lanes_[Index(lane, direction)].queue.push_back({static_cast<__int128>(bytes) * kPsPerSecond, cap, 1, ticket});
+  std::deque<Transfer>& queue = lanes_[Index(lane, direction)].queue;
+  const auto at = background ? queue.end() : std::find_if(queue.begin(), queue.end(), [](const Transfer& t) { return t.background; });
+  queue.insert(at, {static_cast<__int128>(bytes) * kPsPerSecond, cap, 1, ticket, background});
   Reprice();
 }
 

@@ -1,4 +1,5 @@
-// A PCIe uplink and its copy engines: one transfer at a time per instance and direction, first in first out.
+// A PCIe uplink and its copy engines: one transfer at a time per instance and direction, first in first out, but for background transfers
+// (prefetched weights): those stand back, also in the middle, while anything else of their direction is there.
 //
 // Transfers that are active in one direction share the link's rate equally; each has a cap of its own (the tier it reads from). While both
 // directions of an instance are busy, each keeps only a share of its rate: measured on A100 with PCIe 4, 25-26 GB/s
@@ -27,7 +28,8 @@ class Link {
   Link(const Config& config, int lanes) : config_(config), lanes_(static_cast<std::size_t>(lanes) * 2) {}
 
   // Queues a transfer of `bytes` > 0, capped at `cap` bytes/s,; `ticket` comes back from PopFinished.
-  void Add(TimePs now, int lane, Direction direction, std::int64_t bytes, std::int64_t cap, std::int64_t ticket);
+  void Add(TimePs now, int lane, Direction direction, std::int64_t bytes, std::int64_t cap, std::int64_t ticket,
+           bool background = false);
   // When the next transfer ends; kNever when none is active.
   TimePs next_end() const { return next_end_; }
   // The ticket of a transfer that has ended by `now`, or -1.
@@ -46,6 +48,7 @@ class Link {
     std::int64_t cap;
     std::int64_t rate;
     std::int64_t ticket;
+    bool background;
   };
   struct Lane {
     std::deque<Transfer> queue;

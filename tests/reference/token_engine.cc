@@ -850,15 +850,15 @@ void TokenEngine::StartPrefetch(InstanceId i, ModelId m) {
   Transfer t;
   t.kind = Move::kPrefetch;
   t.instance = i;
-  inst.prefetch_transfer = Send(t, Direction::kIn, bytes, LoadRate(i, m));
+  inst.prefetch_transfer = Send(t, Direction::kIn, bytes, LoadRate(i, m), true);
 }
 
 // ----------------------------------------------------------------------------------------------------------- transfers
 
-std::int64_t TokenEngine::Send(Transfer transfer, Direction direction, std::int64_t bytes, std::int64_t rate) {
+std::int64_t TokenEngine::Send(Transfer transfer, Direction direction, std::int64_t bytes, std::int64_t rate, bool background) {
   const Instance& inst = instances_[transfer.instance];
   transfer.number = next_transfer_++;
-  links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, transfer.number);
+  links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, transfer.number, background);
   timer_[instances_.size() + inst.link] = links_[inst.link].next_end();
   transfers_.push_back(std::move(transfer));
   return transfers_.back().number;

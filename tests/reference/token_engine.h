@@ -200,7 +200,7 @@ class TokenEngine final : public ClusterView, public Oracle {
   BatchPtr Find(InstanceId i, int label) const;
   BatchPtr FindOrMake(InstanceId i, int label, ModelId m);
   void Forget(const BatchPtr& batch);  // when it has no members
-  std::int64_t Send(Transfer transfer, Direction direction, std::int64_t bytes, std::int64_t rate);
+  std::int64_t Send(Transfer transfer, Direction direction, std::int64_t bytes, std::int64_t rate, bool background = false);
   void FinishTransfer(std::int64_t number);
   std::int64_t LoadRate(InstanceId i, ModelId m);
   void Busy(InstanceId i, Activity kind, TimePs from);
