@@ -1,18 +1,19 @@
-// Token-level auto-scaling (Aegaeon, SOSP 2025): prefill and decode on instances of their own, any model on any of them, and a model may be
-// changed between two tokens.
+// Token-level auto-scaling (Aegaeon, SOSP 2025): prefill and decode on instances of their own, any model on any of them, and a
+// model may be changed between two tokens.
 //
-// Prefill is grouped first come first served: every prefill instance has a queue of groups of requests of one model. A new request joins the
-// first group of its model that has room, over the instances in order; else it starts a group at the end of the least loaded
-// instance's queue. Requests are taken one at a time from the first group.
+// Prefill is grouped first come first served: every prefill instance has a queue of groups of requests of one model. A new
+// request joins the first group of its model that has room, over the instances in order; else it starts a group at the end of the
+// least loaded instance's queue. Requests are taken one at a time from the first group.
 //
-// Decode is weighted round-robin. At the top of a round an instance rebuilds its batches, puts batches of one model next to each other and gives
-// batch i a time quota
+// Decode is weighted round-robin. At the top of a round an instance rebuilds its batches, puts batches of one model next to each
+// other and gives batch i a time quota
 //
 //     q_i = c / (n_i (alpha - sum_k 1/n_k)),  n_i = d / t_i,  alpha = max(c / (Q_MAX min_k n_k) + sum_k 1/n_k, 0.5)
 //
-// with d the TBT target, t_i the batch's step time, c the switch time of all distinct models of the round. 1/alpha estimates the share of
-// the SLO that can be attained. A turn is a switch if the model differs, the batch's KV in and the last batch's out, and steps until
-// the quota is used. Requests join a running batch at the next step; a batch that is started during a round waits for the next.
+// with d the TBT target, t_i the batch's step time, c the switch time of all distinct models of the round. 1/alpha estimates the
+// share of the SLO that can be attained. A turn is a switch if the model differs, the batch's KV in and the last batch's out, and
+// steps until the quota is used. Requests join a running batch at the next step; a batch that is started during a round waits for
+// the next.
 #include <algorithm>
 #include <cmath>
 #include <deque>
@@ -46,35 +47,44 @@ class Aegaeon final : public Policy {
       f.OptInt("prefill_instances", prefill_instances, "instances that prefill; not set: prefill_share of them", 1);
       f.Real("prefill_share", prefill_share, "share of the instances that prefill, rounded (paper: 6 of 16)", 0.001, 0.999);
       f.Int("group_size", group_size, "most requests that a prefill group takes in all; 0: as many as fit in KV memory");
-      f.Choice("load", load, "of a prefill instance: estimated waiting and switching time, waiting requests, or groups", {"wait", "requests", "groups"});
+      f.Choice("load", load, "of a prefill instance: estimated waiting and switching time, waiting requests, or groups",
+               {"wait", "requests", "groups"});
       f.Real("q_max_s", q_max_s, "longest quota of a turn, in seconds", 1e-6, 1e6);
       f.Real("alpha_min", alpha_min, "floor of alpha; 1/alpha estimates the attainable SLO share", 0.001, 1e6);
       f.Choice("quota_clock", quota_clock, "when a turn's quota starts to run", {"after-first-step", "from-first-step"});
       f.Choice("prefetch", prefetch,
-               "if-fits: the next model's weights beside the running ones; credit: all time in steps since the last switch counts (the authors' simulator); none",
+               "if-fits: the next model's weights beside the running ones; credit: all time in steps since the last switch "
+               "counts (the authors' simulator); none",
                {"if-fits", "credit", "none"});
       f.Real("min_switch_ms", min_switch_ms, "a switch never takes less, in ms", 0, 1e6);
       f.Choice("batch_order", batch_order,
-               "order of a round's models, by their first batch; arbitrary: drawn for each batch when it is started (the authors' simulator: by address)",
+               "order of a round's models, by their first batch; arbitrary: drawn for each batch when it is started (the "
+               "authors' simulator: by address)",
                {"oldest-first", "newest-first", "arbitrary"});
-      f.Int("resident_models", resident_models, "weights kept on the GPU beside the running model while memory allows (paper: 0)", 0, 64);
-      f.Real("resident_kv_share", resident_kv_share, "share of a model's KV memory that prefetched and kept weights must leave", 0, 1);
+      f.Int("resident_models", resident_models, "weights kept on the GPU beside the running model while memory allows (paper: 0)",
+            0, 64);
+      f.Real("resident_kv_share", resident_kv_share, "share of a model's KV memory that prefetched and kept weights must leave",
+             0, 1);
     }
   };
 
   Aegaeon(Params params, const PolicyContext& context)
       : p_(std::move(params)), min_switch_(PsFromSeconds(p_.min_switch_ms * 1e-3)), seed_(context.seed) {}
 
-  std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models, const PriceView& prices) override {
+  std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models,
+                                   const PriceView& prices) override {
     const std::int64_t count = fleet.gpus / fleet.tp;
-    const std::int64_t rounded = std::clamp<std::int64_t>(std::llround(p_.prefill_share * static_cast<double>(count)), 1, std::max<std::int64_t>(1, count - 1));
+    const std::int64_t rounded = std::clamp<std::int64_t>(std::llround(p_.prefill_share * static_cast<double>(count)), 1,
+                                                          std::max<std::int64_t>(1, count - 1));
     const std::int64_t prefill = p_.prefill_instances.value_or(rounded);
     if (count < 2 || prefill >= count) {
-      throw InfeasibleError(fmt::format("aegaeon: {} instances of {} GPUs leave none to decode beside {} that prefill", count, fleet.tp, prefill));
+      throw InfeasibleError(
+          fmt::format("aegaeon: {} instances of {} GPUs leave none to decode beside {} that prefill", count, fleet.tp, prefill));
     }
     // Prefetching needs room for any other model beside the largest; "only if it fits" is decided here, once.
     std::int64_t largest = 0;
-    for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m) largest = std::max(largest, prices.WeightBytes(m, fleet.tp));
+    for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m)
+      largest = std::max(largest, prices.WeightBytes(m, fleet.tp));
     const double left = static_cast<double>(fleet.usable_bytes - 2 * largest);
     const bool fits = left >= p_.resident_kv_share * static_cast<double>(fleet.usable_bytes - largest);
     std::vector<InstanceFacts> plan(static_cast<std::size_t>(count));
@@ -84,6 +94,8 @@ class Aegaeon final : public Policy {
       plan[i].prefetch_bytes = p_.prefetch == "if-fits" && fits ? largest : 0;
     }
     prefill_.resize(static_cast<std::size_t>(prefill));
+    taken_prefill_.assign(static_cast<std::size_t>(prefill), 0);
+    open_groups_.assign(models.size(), 0);
     decode_.resize(static_cast<std::size_t>(count - prefill));
     first_decode_ = static_cast<InstanceId>(prefill);
     capacity_.assign(models.size(), 0);
@@ -98,15 +110,17 @@ class Aegaeon final : public Policy {
 
   InstanceId RouteArrival(RequestId r, const ClusterView& view) override {
     const RequestView v = view.request(r);
-    for (std::size_t i = 0; i < prefill_.size(); ++i) {
-      for (const Group& g : prefill_[i].groups) {
-        if (HasRoom(g, v)) return static_cast<InstanceId>(i);
+    if (open_groups_[v.model] > 0) {
+      for (std::size_t i = 0; i < prefill_.size(); ++i) {
+        for (const Group& g : prefill_[i].groups) {
+          if (HasRoom(g, v)) return static_cast<InstanceId>(i);
+        }
       }
     }
     std::size_t best = 0;
     double least = 0;
     for (std::size_t i = 0; i < prefill_.size(); ++i) {
-      const double load = Load(static_cast<InstanceId>(i), view);
+      const double load = Load(prefill_[i]);
       if (i == 0 || load < least) {
         best = i;
         least = load;
@@ -128,14 +142,25 @@ class Aegaeon final : public Policy {
   void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
     const RequestView v = view.request(r);
     if (i < first_decode_) {
-      for (Group& g : prefill_[i].groups) {
-        if (!HasRoom(g, v)) continue;
-        g.waiting.push_back(r);
-        ++g.joined;
-        g.tokens += v.context();
-        return;
+      Prefill& q = prefill_[i];
+      q.work += PrefillTime(v, view);
+      ++q.waiting;
+      if (open_groups_[v.model] > 0) {
+        for (Group& g : q.groups) {
+          if (!HasRoom(g, v)) continue;
+          g.waiting.push_back(r);
+          ++g.joined;
+          g.tokens += v.context();
+          return;
+        }
       }
-      prefill_[i].groups.push_back({v.model, 1, v.context(), {r}});
+      const ModelId before = !q.groups.empty()  ? q.groups.back().model
+                             : q.taken != kNone ? view.request(q.taken).model
+                                                : view.loaded(i);
+      const TimePs load = before == v.model ? 0 : view.prices().WeightLoad(v.model, tp_);
+      q.groups.push_back({v.model, 1, v.context(), {r}, load});
+      q.work += load;
+      ++open_groups_[v.model];
       return;
     }
     const std::size_t d = static_cast<std::size_t>(i - first_decode_);
@@ -150,7 +175,7 @@ class Aegaeon final : public Policy {
     if (i >= first_decode_) Forget(r, static_cast<std::size_t>(i - first_decode_));
   }
 
-  void OnRemoved(RequestId r, InstanceId i, const ClusterView&) override {
+  void OnRemoved(RequestId r, InstanceId i, const ClusterView& view) override {
     if (i >= first_decode_) {
       Forget(r, static_cast<std::size_t>(i - first_decode_));
       return;
@@ -158,13 +183,21 @@ class Aegaeon final : public Policy {
     Prefill& q = prefill_[i];
     if (q.taken == r) {
       q.taken = kNone;
+      q.work -= q.taken_load + taken_prefill_[i];
+      q.taken_load = 0;
       return;
     }
     for (auto g = q.groups.begin(); g != q.groups.end(); ++g) {
       const auto at = std::find(g->waiting.begin(), g->waiting.end(), r);
       if (at == g->waiting.end()) continue;
       g->waiting.erase(at);
-      if (g->waiting.empty()) q.groups.erase(g);
+      --q.waiting;
+      q.work -= PrefillTime(view.request(r), view);
+      if (g->waiting.empty()) {
+        q.work -= g->load;
+        --open_groups_[g->model];
+        q.groups.erase(g);
+      }
       return;
     }
   }
@@ -187,34 +220,38 @@ class Aegaeon final : public Policy {
  private:
   struct Group {
     ModelId model = kNone;
-    std::int64_t joined = 0;          // requests that ever did
-    std::int64_t tokens = 0;          // their contexts
+    std::int64_t joined = 0;  // requests that ever did
+    std::int64_t tokens = 0;  // their contexts
     std::deque<RequestId> waiting;
+    TimePs load = 0;  // switching to it, when the group before is of another model
   };
   struct Prefill {
-    std::deque<Group> groups;         // a group is gone when its last request has been taken
-    RequestId taken = kNone;          // the request that is switched for or prefilled
+    std::deque<Group> groups;  // a group is gone when its last request has been taken
+    RequestId taken = kNone;   // the request that is switched for or prefilled
+    TimePs taken_load = 0;     // the switch that it may need
+    TimePs work = 0;           // prefills and switches of all that is here
+    std::int64_t waiting = 0;  // requests
   };
   // A decode batch as the policy sees it; `label` is its name for the engine.
   struct Work {
     int label = 0;
     ModelId model = kNone;
-    std::uint64_t rank = 0;           // place in a round's order
-    std::vector<RequestId> members;   // pending ones included
-    std::vector<RequestId> pending;   // not granted to the engine's batch yet
+    std::uint64_t rank = 0;          // place in a round's order
+    std::vector<RequestId> members;  // pending ones included
+    std::vector<RequestId> pending;  // not granted to the engine's batch yet
   };
   struct Turn {
     int label;
     TimePs quota;
   };
   struct Decode {
-    std::vector<Work> batches;        // by rank as of the round's start, later ones behind
+    std::vector<Work> batches;  // by rank as of the round's start, later ones behind
     std::vector<Turn> round;
     std::size_t turn = 0;
-    TimePs used = 0;                  // of the turn's quota
-    bool started = false;             // the turn has made a step
-    bool running = false;             // the last grant was a run of steps of this turn
-    std::vector<ModelId> kept;        // most recently used first
+    TimePs used = 0;            // of the turn's quota
+    bool started = false;       // the turn has made a step
+    bool running = false;       // the last grant was a run of steps of this turn
+    std::vector<ModelId> kept;  // most recently used first
     int next_label = 0;
     std::vector<int> free_labels;
   };
@@ -224,39 +261,37 @@ class Aegaeon final : public Policy {
     return p_.group_size > 0 ? g.joined < p_.group_size : g.tokens + v.context() < capacity_[v.model];
   }
 
-  double Load(InstanceId i, const ClusterView& view) const {
-    const Prefill& q = prefill_[i];
+  TimePs PrefillTime(const RequestView& v, const ClusterView& view) const {
+    return view.prices().Prefill(v.model, tp_, 1, v.context(), v.context() * v.context());
+  }
+
+  double Load(const Prefill& q) const {
     if (p_.load == "groups") return static_cast<double>(q.groups.size());
-    double load = 0;
-    if (p_.load == "requests") {
-      for (const Group& g : q.groups) load += static_cast<double>(g.waiting.size());
-      return load;
-    }
-    ModelId last = view.loaded(i);
-    const auto add = [&](RequestId r) {
-      const RequestView v = view.request(r);
-      if (v.model != last) load += ToSeconds(view.prices().WeightLoad(v.model, tp_));
-      last = v.model;
-      load += ToSeconds(view.prices().Prefill(v.model, tp_, 1, v.context(), v.context() * v.context()));
-    };
-    if (q.taken != kNone) add(q.taken);
-    for (const Group& g : q.groups) {
-      for (const RequestId r : g.waiting) add(r);
-    }
-    return load;
+    if (p_.load == "requests") return static_cast<double>(q.waiting);
+    return static_cast<double>(q.work);
   }
 
   Grant::Hiding Hiding() const {
-    return p_.prefetch == "credit" ? Grant::Hiding::kCredit : p_.prefetch == "if-fits" ? Grant::Hiding::kPrefetched : Grant::Hiding::kNothing;
+    return p_.prefetch == "credit"    ? Grant::Hiding::kCredit
+           : p_.prefetch == "if-fits" ? Grant::Hiding::kPrefetched
+                                      : Grant::Hiding::kNothing;
   }
 
   void NextPrefill(InstanceId i, const ClusterView& view, Grant& grant) {
     Prefill& q = prefill_[i];
     if (q.taken == kNone) {
       if (q.groups.empty()) return;
-      q.taken = q.groups.front().waiting.front();
-      q.groups.front().waiting.pop_front();
-      if (q.groups.front().waiting.empty()) q.groups.pop_front();
+      Group& g = q.groups.front();
+      q.taken = g.waiting.front();
+      g.waiting.pop_front();
+      --q.waiting;
+      taken_prefill_[i] = PrefillTime(view.request(q.taken), view);
+      q.taken_load = g.load;
+      g.load = 0;
+      if (g.waiting.empty()) {
+        --open_groups_[g.model];
+        q.groups.pop_front();
+      }
     }
     const RequestView v = view.request(q.taken);
     if (view.loaded(i) != v.model) {
@@ -367,7 +402,8 @@ class Aegaeon final : public Policy {
         all.insert(all.end(), w.members.begin(), w.members.end());
         labels.push_back(w.label);
       }
-      std::sort(all.begin(), all.end(), [&](RequestId a, RequestId b) { return view.request(a).sequence < view.request(b).sequence; });
+      std::sort(all.begin(), all.end(),
+                [&](RequestId a, RequestId b) { return view.request(a).sequence < view.request(b).sequence; });
       std::vector<std::vector<RequestId>> parts(1);
       std::int64_t here = 0;
       for (const RequestId r : all) {
@@ -397,7 +433,8 @@ class Aegaeon final : public Policy {
         w->pending.clear();
       }
       for (const RequestId r : pending) {
-        const bool moved = std::any_of(grant.joins.begin(), grant.joins.end(), [r](const Grant::Join& j) { return j.request == r; });
+        const bool moved =
+            std::any_of(grant.joins.begin(), grant.joins.end(), [r](const Grant::Join& j) { return j.request == r; });
         if (moved) continue;
         for (const int label : labels) {
           Work* w = Find(q, label);
@@ -429,7 +466,8 @@ class Aegaeon final : public Policy {
     double inverse_sum = 0, least_n = 0, switch_time = 0;
     std::vector<double> slack;  // n_i
     for (const ModelId m : models) {
-      if (!(view.resident(i, m) && (models.size() == 1 || p_.resident_models > 0))) switch_time += ToSeconds(prices.WeightLoad(m, tp_));
+      if (!(view.resident(i, m) && (models.size() == 1 || p_.resident_models > 0)))
+        switch_time += ToSeconds(prices.WeightLoad(m, tp_));
       for (const Work& w : q.batches) {
         if (w.model != m) continue;
         const double step = ToSeconds(prices.DecodeStep(m, tp_, static_cast<std::int64_t>(w.members.size()), Tokens(w, d, view)));
@@ -558,12 +596,15 @@ class Aegaeon final : public Policy {
   int tp_ = 1;
   InstanceId first_decode_ = 0;
   std::vector<Prefill> prefill_;
+  std::vector<TimePs>
+      taken_prefill_;  // by instance: what the taken request adds to its work; its context may change before it goes
+  std::vector<std::int64_t> open_groups_;  // by model, over all instances
   std::vector<Decode> decode_;
   std::vector<std::int64_t> capacity_;  // KV tokens by model, beside its weights alone
 };
 
-const Register<PolicyEntry> kRegistered{
-    MakePolicyEntry<Aegaeon>("aegaeon", "token-level auto-scaling: any model on any GPU, switched between tokens; prefill and decode apart")};
+const Register<PolicyEntry> kRegistered{MakePolicyEntry<Aegaeon>(
+    "aegaeon", "token-level auto-scaling: any model on any GPU, switched between tokens; prefill and decode apart")};
 
 }  // namespace
 }  // namespace poolsim

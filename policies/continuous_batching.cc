@@ -5,10 +5,12 @@
 namespace poolsim {
 
 void BatchingParams::Describe(Fields& f) {
-  f.Choice("batching", batching, "prefill-first: prompts in steps of their own; chunked: prompts in pieces beside the decode batch",
+  f.Choice("batching", batching,
+           "prefill-first: prompts in steps of their own; chunked: prompts in pieces beside the decode batch",
            {"prefill-first", "chunked"});
   f.Int("max_batch", max_batch, "most requests that decode together", 1, 65536);
-  f.Int("max_prefill_tokens", max_prefill_tokens, "prefill-first: most prompt tokens of one step (a longer prompt goes alone)", 1);
+  f.Int("max_prefill_tokens", max_prefill_tokens, "prefill-first: most prompt tokens of one step (a longer prompt goes alone)",
+        1);
   f.Int("chunk_tokens", chunk_tokens, "chunked: tokens of one step, decode and prompt together", 1);
 }
 
@@ -148,7 +150,8 @@ void ContinuousBatching::Next(InstanceId i, const ClusterView& view, Grant& gran
   const int last = view.last_run_label(i);
   for (int n = 0; n < labels; ++n) {
     const int label = labels == 1 ? 0 : (last + 1 + n) % labels;
-    const bool joined = std::any_of(grant.joins.begin(), grant.joins.end(), [label](const Grant::Join& j) { return j.label == label; });
+    const bool joined =
+        std::any_of(grant.joins.begin(), grant.joins.end(), [label](const Grant::Join& j) { return j.label == label; });
     if (joined || view.batch(i, label).size > 0) grant.batches.push_back(label);
   }
   grant.kind = grant.batches.empty() ? Grant::Kind::kIdle : Grant::Kind::kDecode;

@@ -1,8 +1,8 @@
 // Continuous batching on one instance: the scheduling loop that `dedicated` and `muxserve` share.
 //
-// Prefill first: whoever waits is prefilled, as many prompts of the front's model as token budget, batch and KV memory allow; then all batches
-// decode, taking turns step by step when there are several models. Chunked: every step carries the decode batch and up to
-// `chunk_tokens` tokens of prompts, in order of arrival (one model per instance only).
+// Prefill first: whoever waits is prefilled, as many prompts of the front's model as token budget, batch and KV memory allow;
+// then all batches decode, taking turns step by step when there are several models. Chunked: every step carries the decode batch
+// and up to `chunk_tokens` tokens of prompts, in order of arrival (one model per instance only).
 #pragma once
 
 #include <cstdint>

@@ -22,31 +22,40 @@ class Dedicated final : public Policy {
 
     void Describe(Fields& f) {
       f.Any("replicas", replicas, "instances per model: a number, or \"auto\": the fewest that hold the forecast peak");
-      f.Real("headroom", headroom, "auto: share of an instance's greatest rate within the TBT target that the peak may take", 0.01, 1);
-      f.Choice("routing", routing, "among a model's instances: the less loaded of two drawn at random, the least loaded of all, or in turn",
+      f.Real("headroom", headroom, "auto: share of an instance's greatest rate within the TBT target that the peak may take",
+             0.01, 1);
+      f.Choice("routing", routing,
+               "among a model's instances: the less loaded of two drawn at random, the least loaded of all, or in turn",
                {"two-choices", "least-loaded", "round-robin"});
-      f.Int("prefill_replicas", prefill_replicas, "instances per model that only prefill, beside `replicas` that then only decode; 0: all do both");
+      f.Int("prefill_replicas", prefill_replicas,
+            "instances per model that only prefill, beside `replicas` that then only decode; 0: all do both");
       BatchingParams::Describe(f);
     }
   };
 
   Dedicated(Params params, const PolicyContext& context) : params_(std::move(params)), batching_(params_), seed_(context.seed) {
     if (params_.replicas.is_string() && params_.replicas != "auto") {
-      throw InputError(fmt::format("/policy/params/dedicated/replicas: found {}; expected a whole number above 0 or \"auto\"", params_.replicas.dump()));
+      throw InputError(
+          fmt::format("scenario: /policy/params/dedicated/replicas: found {}; expected a whole number above 0 or \"auto\"",
+                      params_.replicas.dump()));
     }
     if (!params_.replicas.is_string() && (!params_.replicas.is_number_integer() || params_.replicas.get<std::int64_t>() < 1)) {
-      throw InputError(fmt::format("/policy/params/dedicated/replicas: found {}; expected a whole number above 0 or \"auto\"", params_.replicas.dump()));
+      throw InputError(
+          fmt::format("scenario: /policy/params/dedicated/replicas: found {}; expected a whole number above 0 or \"auto\"",
+                      params_.replicas.dump()));
     }
   }
 
-  std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models, const PriceView& prices) override {
+  std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models,
+                                   const PriceView& prices) override {
     std::vector<InstanceFacts> plan;
     prefill_.resize(models.size());
     decode_.resize(models.size());
     turn_.assign(models.size(), 0);
     for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m) {
       const int tp = models[m].tp > 0 ? models[m].tp : fleet.tp;
-      const std::int64_t replicas = params_.replicas.is_string() ? Replicas(models[m], m, tp, prices) : params_.replicas.get<std::int64_t>();
+      const std::int64_t replicas =
+          params_.replicas.is_string() ? Replicas(models[m], m, tp, prices) : params_.replicas.get<std::int64_t>();
       for (std::int64_t n = 0; n < params_.prefill_replicas + replicas; ++n) {
         InstanceFacts f;
         f.tp = tp;
@@ -73,26 +82,47 @@ class Dedicated final : public Policy {
   bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override { return batching_.Preempts(r, i, view); }
 
  private:
-  // The fewest instances that hold the forecast peak. With B requests of mean lengths in steady state and prefill first, a token takes
-  // step(B) + B x prefill / output on average, because every request's prefill stops the others once; that must stay within the TBT
-  // target, B must fit in KV memory, and B / (output x that) requests/s is then what an instance serves.
+  // The fewest instances that hold the forecast peak, by two estimates.
+  //
+  // Tokens: with B requests of mean lengths in steady state and prefill first, a token takes step(B) + B x prefill / output on
+  // average, because every request's prefill stops the others once; that must stay within the TBT target, B must fit in KV
+  // memory, and B / (output x that) requests/s, times `headroom`, is what an instance serves.
+  //
+  // First tokens: prefills queue as in M/G/1, with mean waiting time rate x E[S^2] / (2 (1 - rate x E[S])); S is priced at the
+  // root mean square prompt. With an exponential tail, 99 % wait less than ln 100 = 4.6 times that, which plus the mean prefill
+  // must stay within the TTFT target, unless the prefill alone does not. Prompts far longer than the mean may still miss it.
   std::int64_t Replicas(const ModelFacts& model, ModelId m, int tp, const PriceView& prices) const {
     const Forecast& f = model.forecast;
     if (f.requests == 0) return 1;
+    const bool split = params_.prefill_replicas > 0;
     const double prefill = static_cast<double>(
-        prices.Prefill(m, tp, 1, static_cast<std::int64_t>(f.mean_prompt), static_cast<std::int64_t>(f.mean_prompt * f.mean_prompt)));
+        prices.Prefill(m, tp, 1, static_cast<std::int64_t>(f.mean_prompt), static_cast<std::int64_t>(f.mean_prompt2)));
     const double context = f.mean_prompt + f.mean_output / 2;
     const double longest = f.mean_prompt + f.mean_output;
-    const auto fits = std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(prices.KvCapacityTokens(m, tp, {m})) / longest));
+    const auto fits =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(prices.KvCapacityTokens(m, tp, {m})) / longest));
     double best = 0;  // requests/ps
     for (std::int64_t batch = 1; batch <= std::min(params_.max_batch, fits); ++batch) {
       const auto b = static_cast<double>(batch);
-      const double token = static_cast<double>(prices.DecodeStep(m, tp, batch, static_cast<std::int64_t>(b * context))) + b * prefill / f.mean_output;
+      const double token = static_cast<double>(prices.DecodeStep(m, tp, batch, static_cast<std::int64_t>(b * context))) +
+                           (split ? 0 : b * prefill / f.mean_output);
       if (token > static_cast<double>(model.tbt_slo) && batch > 1) break;
       best = std::max(best, b / (f.mean_output * token));
     }
-    const double replicas = std::ceil(f.peak_rate / (best * 1e12 * params_.headroom));
-    return std::max<std::int64_t>(1, static_cast<std::int64_t>(replicas));
+    auto replicas =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(f.peak_rate / (best * 1e12 * params_.headroom))));
+    const double rms = std::sqrt(f.mean_prompt2);
+    const double longer =
+        static_cast<double>(prices.Prefill(m, tp, 1, static_cast<std::int64_t>(rms), static_cast<std::int64_t>(f.mean_prompt2)));
+    const double slack = static_cast<double>(model.ttft_slo) - prefill;
+    if (split || slack <= 0) return replicas;
+    const auto waits_too_long = [&](std::int64_t n) {
+      const double rate = f.peak_rate * 1e-12 / static_cast<double>(n);
+      const double load = rate * prefill;
+      return load >= 1 || 4.6 * rate * longer * longer / (2 * (1 - load)) > slack;
+    };
+    while (waits_too_long(replicas)) ++replicas;
+    return replicas;
   }
 
   InstanceId Choose(const std::vector<std::vector<InstanceId>>& by_model, RequestId r, const ClusterView& view) {
@@ -101,8 +131,9 @@ class Dedicated final : public Policy {
     if (all.size() == 1) return all.front();
     if (params_.routing == "round-robin") return all[turn_[v.model]++ % all.size()];
     if (params_.routing == "least-loaded") {
-      return *std::min_element(all.begin(), all.end(),
-                               [this](InstanceId a, InstanceId b) { return batching_.outstanding(a) < batching_.outstanding(b); });
+      return *std::min_element(all.begin(), all.end(), [this](InstanceId a, InstanceId b) {
+        return batching_.outstanding(a) < batching_.outstanding(b);
+      });
     }
     const std::uint64_t draw = HashAt(seed_, static_cast<std::uint64_t>(v.sequence));
     const std::size_t first = (draw >> 32) % all.size();
@@ -119,7 +150,8 @@ class Dedicated final : public Policy {
 };
 
 PolicyEntry Entry() {
-  PolicyEntry entry = MakePolicyEntry<Dedicated>("dedicated", "instances of its own for every model, sized for its peak; continuous batching");
+  PolicyEntry entry =
+      MakePolicyEntry<Dedicated>("dedicated", "instances of its own for every model, sized for its peak; continuous batching");
   entry.owns_fleet = true;
   entry.needs_forecast = true;
   return entry;

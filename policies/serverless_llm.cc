@@ -1,10 +1,10 @@
-// Request-level auto-scaling (ServerlessLLM, OSDI 2024, as the authors of Aegaeon simulate it): an instance serves one model at a time and
-// changes it only when no request of that model is left ahead of the next one.
+// Request-level auto-scaling (ServerlessLLM, OSDI 2024, as the authors of Aegaeon simulate it): an instance serves one model at a
+// time and changes it only when no request of that model is left ahead of the next one.
 //
-// Routing looks at each instance's tail: the model of the last request in its queue (of the loaded model when the queue is empty) and how many
-// requests of it end the queue. While instances with the request's model as tail have a free slot, the one with the fewest takes it.
-// Otherwise a new model takes an instance that has neither queue nor model, else the least recently used one: the
-// instance with another tail whose last step ended longest ago. When all tails are of the model, the fewest again.
+// Routing looks at each instance's tail: the model of the last request in its queue (of the loaded model when the queue is empty)
+// and how many requests of it end the queue. While instances with the request's model as tail have a free slot, the one with the
+// fewest takes it. Otherwise a new model takes an instance that has neither queue nor model, else the least recently used one:
+// the instance with another tail whose last step ended longest ago. When all tails are of the model, the fewest again.
 #include <algorithm>
 #include <deque>
 
@@ -22,8 +22,11 @@ class ServerlessLlm final : public Policy {
 
     void Describe(Fields& f) {
       f.Int("slots", slots, "requests of one model that an instance takes before another instance is started", 1, 65536);
-      f.Real("lru_resolution_ms", lru_resolution_ms, "last uses are compared in whole units of this many ms, rounded down; 0: exactly", 0, 1e6);
-      f.Choice("failed_leave", failed_leave, "when a request that gave up before its first token frees its place: at once, or when the instance's step or switch ends",
+      f.Real("lru_resolution_ms", lru_resolution_ms,
+             "last uses are compared in whole units of this many ms, rounded down; 0: exactly", 0, 1e6);
+      f.Choice("failed_leave", failed_leave,
+               "when a request that gave up before its first token frees its place: at once, or when the instance's step or "
+               "switch ends",
                {"at-once", "at-step-end"});
     }
   };
@@ -149,8 +152,8 @@ class ServerlessLlm final : public Policy {
   std::vector<std::deque<Entry>> queues_;
 };
 
-const Register<PolicyEntry> kRegistered{
-    MakePolicyEntry<ServerlessLlm>("serverless-llm", "request-level auto-scaling: first come first served, the least recently used instance changes model")};
+const Register<PolicyEntry> kRegistered{MakePolicyEntry<ServerlessLlm>(
+    "serverless-llm", "request-level auto-scaling: first come first served, the least recently used instance changes model")};
 
 }  // namespace
 }  // namespace poolsim

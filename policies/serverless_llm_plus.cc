@@ -1,10 +1,12 @@
-// ServerlessLLM+ (the Aegaeon paper's stronger baseline): request-level auto-scaling with an oracle. Groups of at most `slots` requests of one model
-// queue at an instance; the group whose first request has the shortest remaining time goes next. A request joins a group of its model that
-// has a free slot, the smallest one; else it starts a group, as in ServerlessLLM on an instance that has neither queue nor model,
-// else on the least recently used one; or (the authors' simulator) where there are fewest groups.
+// ServerlessLLM+ (the Aegaeon paper's stronger baseline): request-level auto-scaling with an oracle. Groups of at most `slots`
+// requests of one model queue at an instance; the group whose first request has the shortest remaining time goes next. A request
+// joins a group of its model that has a free slot, the smallest one; else it starts a group, as in ServerlessLLM on an instance
+// that has neither queue nor model, else on the least recently used one; or (the authors' simulator) where there are fewest
+// groups.
 //
-// By default a group runs to its end, as request-level scaling means. With `preemptive` the order is looked at anew whenever a request arrives
-// and the running group may be sent back, its KV thrown away: what the authors' simulator does, which thrashes past saturation.
+// By default a group runs to its end, as request-level scaling means. With `preemptive` the order is looked at anew whenever a
+// request arrives and the running group may be sent back, its KV thrown away: what the authors' simulator does, which thrashes
+// past saturation.
 #include <algorithm>
 
 #include "sim/policy.h"
@@ -22,7 +24,8 @@ class ServerlessLlmPlus final : public Policy {
     void Describe(Fields& f) {
       f.Int("slots", slots, "most requests of one group", 1, 65536);
       f.Choice("new_group", new_group, "instance that a new group goes to", {"least-recently-used", "fewest-groups"});
-      f.Bool("preemptive", preemptive, "an arrival may send the running group back, its KV thrown away; a prefill then counts as all that remains");
+      f.Bool("preemptive", preemptive,
+             "an arrival may send the running group back, its KV thrown away; a prefill then counts as all that remains");
     }
   };
 
@@ -50,7 +53,8 @@ class ServerlessLlmPlus final : public Policy {
         smallest = g.requests.size();
       }
       // An instance that holds the model and has nothing to do is a group without requests.
-      if (params_.new_group != "fewest-groups" && groups.empty() && view.loaded(i) == model && (joined == kNone || smallest > 0)) {
+      if (params_.new_group != "fewest-groups" && groups.empty() && view.loaded(i) == model &&
+          (joined == kNone || smallest > 0)) {
         joined = i;
         smallest = 0;
       }
@@ -92,7 +96,8 @@ class ServerlessLlmPlus final : public Policy {
   bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override {
     if (params_.preemptive) return true;
     const Group& front = queues_[i].groups.front();
-    return view.request(r).model == front.model && std::find(front.requests.begin(), front.requests.end(), r) != front.requests.end();
+    return view.request(r).model == front.model &&
+           std::find(front.requests.begin(), front.requests.end(), r) != front.requests.end();
   }
 
   void Next(InstanceId i, const ClusterView& view, Grant& grant) override {
@@ -102,7 +107,8 @@ class ServerlessLlmPlus final : public Policy {
       q.reorder = false;
       const Group* before = &q.groups.front();
       const RequestId first = before->requests.front();
-      std::stable_sort(q.groups.begin(), q.groups.end(), [&](const Group& a, const Group& b) { return Remaining(a, view) < Remaining(b, view); });
+      std::stable_sort(q.groups.begin(), q.groups.end(),
+                       [&](const Group& a, const Group& b) { return Remaining(a, view) < Remaining(b, view); });
       if (q.running && q.groups.front().requests.front() != first) grant.drop.push_back(0);
       q.running = true;
     }
@@ -144,7 +150,7 @@ class ServerlessLlmPlus final : public Policy {
   struct Queue {
     std::vector<Group> groups;  // the first one runs
     bool running = false;
-    bool reorder = false;       // a request has arrived somewhere since the groups were put in order
+    bool reorder = false;  // a request has arrived somewhere since the groups were put in order
   };
 
   bool HasRoom(const Group& g, ModelId model) const {
@@ -168,8 +174,8 @@ class ServerlessLlmPlus final : public Policy {
 };
 
 PolicyEntry Entry() {
-  PolicyEntry entry =
-      MakePolicyEntry<ServerlessLlmPlus>("serverless-llm-plus", "request-level auto-scaling, shortest remaining time first; knows output lengths");
+  PolicyEntry entry = MakePolicyEntry<ServerlessLlmPlus>(
+      "serverless-llm-plus", "request-level auto-scaling, shortest remaining time first; knows output lengths");
   entry.oracle = true;
   return entry;
 }

@@ -10,7 +10,7 @@ namespace {
 // F(j) = (first + j gap + slope j (j-1) / 2) - j tbt. F is convex for slope >= 0 and concave for slope < 0.
 struct Lateness {
   TimePs first;
-  TimePs step;   // gap - tbt
+  TimePs step;  // gap - tbt
   TimePs slope;
   std::int64_t count;
 
@@ -35,7 +35,7 @@ struct Lateness {
   std::int64_t FirstAbove(std::int64_t from, std::int64_t to, Wide limit) const {
     if (from >= to) return to;
     if (At(from) > limit) return from;
-    if (At(to - 1) <= limit) return to;  // falling, or rising too late
+    if (At(to - 1) <= limit) return to;      // falling, or rising too late
     std::int64_t low = from, high = to - 1;  // F(low) <= limit < F(high)
     while (high - low > 1) {
       const std::int64_t middle = low + (high - low) / 2;
@@ -61,11 +61,13 @@ struct Lateness {
 
 void Batch::Push(std::vector<Entry>& heap, Entry entry) {
   heap.push_back(entry);
-  std::push_heap(heap.begin(), heap.end(), [](const Entry& x, const Entry& y) { return x.key > y.key || (x.key == y.key && x.id > y.id); });
+  std::push_heap(heap.begin(), heap.end(),
+                 [](const Entry& x, const Entry& y) { return x.key > y.key || (x.key == y.key && x.id > y.id); });
 }
 
 void Batch::Pop(std::vector<Entry>& heap) {
-  std::pop_heap(heap.begin(), heap.end(), [](const Entry& x, const Entry& y) { return x.key > y.key || (x.key == y.key && x.id > y.id); });
+  std::pop_heap(heap.begin(), heap.end(),
+                [](const Entry& x, const Entry& y) { return x.key > y.key || (x.key == y.key && x.id > y.id); });
   heap.pop_back();
 }
 
@@ -272,7 +274,8 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
     Service& s = r.service;
     const std::int64_t turn = lateness.Turn();
     const Wide offset = Wide{targets.ttft} + Wide{r.generated_offset - 1} * targets.tbt + shift;
-    const std::int64_t here = lateness.CountAbove(0, turn, offset + r.arrival) + lateness.CountAbove(turn, count, offset + r.arrival);
+    const std::int64_t here =
+        lateness.CountAbove(0, turn, offset + r.arrival) + lateness.CountAbove(turn, count, offset + r.arrival);
     late += here;
     s.late_tokens += static_cast<std::int32_t>(here);
     for (std::int64_t j = 0; j < count; ++j) {

@@ -1,14 +1,17 @@
 // A decode batch: requests of one model on one instance that step together.
 //
-// A batch costs O(log B) when a request joins or leaves and O(1) per run of steps, whatever the number of tokens. That rests on three facts:
+// A batch costs O(log B) when a request joins or leaves and O(1) per run of steps, whatever the number of tokens. That rests on
+// three facts:
 //   - after step n of the batch, a member has generated n + generated_offset tokens, so finishing is a heap of step numbers;
-//   - the deadline of the token that a member gets in step n is key + n x TBT target with a key that never changes, so the order by
+//   - the deadline of the token that a member gets in step n is key + n x TBT target with a key that never changes, so the order
+//   by
 //     slack is constant and one heap tells whether anyone is late at all;
 //   - while a step takes at most the TBT target, nobody's slack shrinks.
 // Members that have ever been late ("dirty") are looked at one by one; in a run, each costs a binary search over its steps.
 //
-// INVARIANTS: stepping requests have r.stepping, r.batch == number, stepping[r.position] == r; the same for incoming with !r.stepping;
-// context == sum over stepping of (steps + context_offset); every clean stepping member has exactly one valid entry in `clean_`.
+// INVARIANTS: stepping requests have r.stepping, r.batch == number, stepping[r.position] == r; the same for incoming with
+// !r.stepping; context == sum over stepping of (steps + context_offset); every clean stepping member has exactly one valid entry
+// in `clean_`.
 #pragma once
 
 #include <cstdint>
@@ -81,17 +84,17 @@ class Batch {
   std::int64_t steps_ = 0;
   std::int64_t context_ = 0;
   std::int64_t blocks_ = 0;
-  std::int64_t measured_ = 0;        // measured members among stepping
-  TimePs last_end_ = 0;              // when the last step ended
-  std::int64_t slow_step_ = -1;      // members that joined before this step count have seen a gap above the target
+  std::int64_t measured_ = 0;    // measured members among stepping
+  TimePs last_end_ = 0;          // when the last step ended
+  std::int64_t slow_step_ = -1;  // members that joined before this step count have seen a gap above the target
   std::int64_t block_tokens_ = 1;
   std::vector<std::int64_t> phase_;  // members by context_offset mod block_tokens
   std::int64_t offset_sum_ = 0;      // sum of context_offset
   std::vector<Entry> finish_;
   std::vector<Entry> clean_;
-  std::vector<RequestId> dirty_;     // may hold stale ids; stamps beside
+  std::vector<RequestId> dirty_;  // may hold stale ids; stamps beside
   std::vector<std::uint32_t> dirty_stamps_;
-  std::vector<RequestId> fresh_;     // joined since the last step; stamps beside
+  std::vector<RequestId> fresh_;  // joined since the last step; stamps beside
   std::vector<std::uint32_t> fresh_stamps_;
 };
 

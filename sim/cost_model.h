@@ -1,4 +1,5 @@
-// The port that prices what the engine executes. Prices are whole picoseconds, rounded once; from there on all arithmetic is integer.
+// The port that prices what the engine executes. Prices are whole picoseconds, rounded once; from there on all arithmetic is
+// integer.
 #pragma once
 
 #include <algorithm>
@@ -49,8 +50,8 @@ class ModelCost {
   virtual TimePs Prefill(std::int64_t sequences, std::int64_t sum_l, std::int64_t sum_l2) const = 0;
   // One decode step for `batch` requests. The result is > 0 ps for every context.
   virtual StepPrice DecodeStep(std::int64_t batch) const = 0;
-  // One step that decodes `batch` requests (may be 0) and prefills `chunks`. per_chunk is set when there is one chunk: the price of the
-  // j-th chunk of that size in a row, counted from the given offset, is At(T, j).
+  // One step that decodes `batch` requests (may be 0) and prefills `chunks`. per_chunk is set when there is one chunk: the price
+  // of the j-th chunk of that size in a row, counted from the given offset, is At(T, j).
   virtual StepPrice MixedStep(std::int64_t batch, std::span<const Chunk> chunks) const = 0;
 
   std::int64_t weight_bytes = 0;        // per GPU of the TP group
@@ -60,24 +61,25 @@ class ModelCost {
 
 // Facts of a GPU that the engine's books need.
 struct GpuFacts {
-  std::string name;                      // catalogue name
+  std::string name;  // catalogue name
   std::int64_t memory_bytes = 0;
-  std::int64_t pcie_bytes_per_s = 0;     // per direction
+  std::int64_t pcie_bytes_per_s = 0;  // per direction
   std::int64_t hbm_bytes_per_s = 0;
-  double price_per_hour = 0;             // 0: not stated
+  double price_per_hour = 0;  // 0: not stated
 };
 
 // A registered form of the cost model.
 class CostModel {
  public:
   virtual ~CostModel() = default;
-  // Throws InputError when GPU or LLM is unknown, when the form has no numbers for the pair, or when tp does not divide the attention heads.
+  // Throws InputError when GPU or LLM is unknown, when the form has no numbers for the pair, or when tp does not divide the
+  // attention heads.
   virtual std::unique_ptr<ModelCost> Bind(const std::string& gpu, const std::string& llm, int tp) const = 0;
 };
 
 // Facts about catalogue entries, for scenarios and listings. Defined in models/catalogue.cc.
-GpuFacts FindGpu(const std::string& name);             // throws InputError for an unknown name; aliases are allowed
-std::string CanonicalLlm(const std::string& name);     // catalogue name of an LLM or alias, case-insensitive; throws InputError
+GpuFacts FindGpu(const std::string& name);          // throws InputError for an unknown name; aliases are allowed
+std::string CanonicalLlm(const std::string& name);  // catalogue name of an LLM or alias, case-insensitive; throws InputError
 std::vector<std::string> GpuNames();
 std::vector<std::string> LlmNames();
 Json GpuListing();  // rows for `poolsim list gpus`: name, memory_gb, bandwidth, rates, source

@@ -23,11 +23,11 @@ std::vector<Targets> TargetsOf(const std::vector<ModelFacts>& models) {
 
 // ------------------------------------------------------------------------------------------------------------- set-up
 
-Engine::Engine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, std::vector<Scheduler*> schedulers)
+Engine::Engine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, Scheduler& scheduler)
     : setup_(std::move(setup)),
       prices_(prices),
       router_(router),
-      schedulers_(std::move(schedulers)),
+      scheduler_(scheduler),
       metrics_(TargetsOf(setup_.models), setup_.warmup, setup_.window) {
   PlaceInstances(placement);
   const auto slots = static_cast<std::int64_t>(instances_.size() + links_.size());
@@ -39,17 +39,18 @@ Engine::~Engine() = default;
 void Engine::PlaceInstances(Placement& placement) {
   facts_ = placement.Place(setup_.fleet, setup_.models, prices_);
   const std::int64_t per_node = setup_.fleet.gpus_per_node;
-  std::vector<std::int64_t> room;                 // free GPUs by node
-  std::size_t first_with[4] = {0, 0, 0, 0};       // by log2 of the group: no earlier node has room for it
+  std::vector<std::int64_t> room;            // free GPUs by node
+  std::size_t first_with[4] = {0, 0, 0, 0};  // by log2 of the group: no earlier node has room for it
   std::vector<std::vector<std::pair<std::int64_t, int>>> links_of_node;
   std::vector<int> lanes;
   for (std::size_t i = 0; i < facts_.size(); ++i) {
     InstanceFacts& f = facts_[i];
     if (f.tp != 1 && f.tp != 2 && f.tp != 4 && f.tp != 8) {
-      throw InputError(fmt::format("pool {}: TP degree {} is not 1, 2, 4 or 8", setup_.name, f.tp));
+      throw InputError(fmt::format("pool \"{}\": TP degree {} is not 1, 2, 4 or 8", setup_.name, f.tp));
     }
     if (f.tp > per_node) {
-      throw InfeasibleError(fmt::format("pool {}: a group of {} GPUs does not fit a node of {}", setup_.name, f.tp, per_node));
+      throw InfeasibleError(
+          fmt::format("pool \"{}\": a group of {} GPUs does not fit a node of {}", setup_.name, f.tp, per_node));
     }
     std::size_t& at = first_with[std::bit_width(static_cast<unsigned>(f.tp)) - 1];
     while (at < room.size() && room[at] < f.tp) ++at;
@@ -90,7 +91,8 @@ void Engine::PlaceInstances(Placement& placement) {
   config.both_ways_share[0] = setup_.both_ways_share[0];
   config.both_ways_share[1] = setup_.both_ways_share[1];
   for (const int n : lanes) links_.emplace_back(config, n);
-  if (instances_.empty()) throw InfeasibleError(fmt::format("pool {}: policy {} planned no instance", setup_.name, setup_.policy_name));
+  if (instances_.empty())
+    throw InfeasibleError(fmt::format("pool \"{}\": policy {} planned no instance", setup_.name, setup_.policy_name));
   for (const std::int64_t left : room) result_.stranded_gpus += left;
   if (setup_.fleet.gpus > 0) {
     // Nodes that no group was put on count as stranded only where the fleet really has them.
@@ -112,8 +114,9 @@ void Engine::PlaceInstances(Placement& placement) {
   for (Node& node : nodes_) {
     for (std::size_t m = 0; m < setup_.models.size(); ++m) {
       const int tp = instances_.front().tp;
-      const std::int64_t bytes = prices_.WeightBytes(static_cast<ModelId>(m), setup_.models[m].tp > 0 ? setup_.models[m].tp : tp) *
-                                 (setup_.models[m].tp > 0 ? setup_.models[m].tp : tp);
+      const std::int64_t bytes =
+          prices_.WeightBytes(static_cast<ModelId>(m), setup_.models[m].tp > 0 ? setup_.models[m].tp : tp) *
+          (setup_.models[m].tp > 0 ? setup_.models[m].tp : tp);
       if (node.cache_used + bytes > setup_.host_cache_bytes) break;
       node.cache_used += bytes;
       node.cache.push_back(static_cast<ModelId>(m));
@@ -136,8 +139,9 @@ void Engine::ThrowTooLarge(const std::vector<ModelId>& models, int tp) const {
     names += fmt::format("{}{} ({})", names.empty() ? "" : ", ", setup_.models[m].name, setup_.models[m].llm);
     gigabytes += static_cast<double>(prices_.WeightBytes(m, tp)) / 1e9;
   }
-  throw InfeasibleError(fmt::format("pool {}: {} with {:.1f} GB of weights per GPU fits no group of {} x {}, where {:.1f} GB per GPU are usable",
-                                    setup_.name, names, gigabytes, tp, setup_.fleet.gpu, static_cast<double>(setup_.fleet.usable_bytes) / 1e9));
+  throw InfeasibleError(fmt::format(
+      "pool \"{}\": {} with {:.1f} GB of weights per GPU fits no group of {} x {}, where {:.1f} GB per GPU are usable",
+      setup_.name, names, gigabytes, tp, setup_.fleet.gpu, static_cast<double>(setup_.fleet.usable_bytes) / 1e9));
 }
 
 // ---------------------------------------------------------------------------------------------------------------- loop
@@ -193,7 +197,8 @@ EngineResult Engine::Run(RequestSource& source, const std::function<ModelId(std:
       r.output = upcoming_.output_tokens;
       Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(r.prompt) << 32 | static_cast<std::uint32_t>(r.model));
       metrics_.Arrive(r, now_);
-      if (setup_.first_token_timeout != kNever) first_token_deadlines_.push_back({now_ + setup_.first_token_timeout, id, r.sequence});
+      if (setup_.first_token_timeout != kNever)
+        first_token_deadlines_.push_back({now_ + setup_.first_token_timeout, id, r.sequence});
       if (setup_.total_timeout != kNever) total_deadlines_.push_back({now_ + setup_.total_timeout, id, r.sequence});
       pull();
       RouteArrival(id);
@@ -208,11 +213,21 @@ EngineResult Engine::Run(RequestSource& source, const std::function<ModelId(std:
   for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
     Instance& inst = instances_[i];
     switch (inst.phase) {
-      case Phase::kRun: ApplySteps(i, StepsByNow(inst)); Busy(i, Activity::kDecode, std::max(inst.phase_start, inst.last_step_end)); break;
-      case Phase::kPrefill: Busy(i, Activity::kPrefill, inst.phase_start); break;
-      case Phase::kSwitch: Busy(i, Activity::kSwitch, inst.phase_start); break;
-      case Phase::kCopy: Busy(i, Activity::kKvCopy, inst.phase_start); break;
-      default: break;
+      case Phase::kRun:
+        ApplySteps(i, StepsByNow(inst));
+        Busy(i, Activity::kDecode, std::max(inst.phase_start, inst.last_step_end));
+        break;
+      case Phase::kPrefill:
+        Busy(i, Activity::kPrefill, inst.phase_start);
+        break;
+      case Phase::kSwitch:
+        Busy(i, Activity::kSwitch, inst.phase_start);
+        break;
+      case Phase::kCopy:
+        Busy(i, Activity::kKvCopy, inst.phase_start);
+        break;
+      default:
+        break;
     }
   }
   result_.requests = next_sequence_;
@@ -239,7 +254,9 @@ void Engine::Mark(std::uint64_t a, std::uint64_t b) {
 void Engine::OnInstance(InstanceId i) {
   Instance& inst = instances_[i];
   switch (inst.phase) {
-    case Phase::kWait: Dispatch(i); break;
+    case Phase::kWait:
+      Dispatch(i);
+      break;
     case Phase::kPrefill:
       FinishPrefill(i);
       Dispatch(i);
@@ -252,8 +269,11 @@ void Engine::OnInstance(InstanceId i) {
         Dispatch(i);
       }
       break;
-    case Phase::kSwitch: SwitchTimerEnded(i); break;
-    default: Broken(fmt::format("instance {} has an event in no phase for one", i));
+    case Phase::kSwitch:
+      SwitchTimerEnded(i);
+      break;
+    default:
+      Broken(fmt::format("instance {} has an event in no phase for one", i));
   }
 }
 
@@ -307,7 +327,8 @@ void Engine::OverdueAtScheduling() {
 void Engine::RouteArrival(RequestId id) {
   Request& r = requests_[id];
   const InstanceId i = router_.RouteArrival(id, *this);
-  if (i < 0 || i >= static_cast<InstanceId>(instances_.size())) Broken(fmt::format("request {} routed to instance {}", r.sequence, i));
+  if (i < 0 || i >= static_cast<InstanceId>(instances_.size()))
+    Broken(fmt::format("request {} routed to instance {}", r.sequence, i));
   const Instance& inst = instances_[i];
   const InstanceFacts& f = facts_[i];
   if (inst.role == Role::kDecode) Broken(fmt::format("request {} routed to decode-only instance {}", r.sequence, i));
@@ -332,7 +353,7 @@ bool Engine::FitsAlone(InstanceId i, const Request& r) const {
 
 void Engine::QueueAt(RequestId id, InstanceId i) {
   requests_[id].instance = i;
-  for (Scheduler* s : schedulers_) s->OnQueued(id, i, *this);
+  scheduler_.OnQueued(id, i, *this);
   Poke(i, id);
 }
 
@@ -340,7 +361,7 @@ void Engine::Poke(InstanceId i, RequestId id) {
   Instance& inst = instances_[i];
   if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) {
     Dispatch(i);
-  } else if (inst.phase == Phase::kRun && schedulers_.front()->Preempts(id, i, *this)) {
+  } else if (inst.phase == Phase::kRun && scheduler_.Preempts(id, i, *this)) {
     Truncate(i);
   }
 }
@@ -353,7 +374,7 @@ void Engine::Dispatch(InstanceId i) {
   for (int tries = 0;; ++tries) {
     if (tries > 10000) Broken(fmt::format("instance {} was granted 10000 things in a row that take no time", i));
     inst.grant.Clear();
-    schedulers_.front()->Next(i, *this, inst.grant);
+    scheduler_.Next(i, *this, inst.grant);
     if (Start(i, inst.grant)) return;
   }
 }
@@ -375,10 +396,14 @@ bool Engine::Start(InstanceId i, Grant& grant) {
       events_.Set(i, grant.until);
       SetPhase(i, Phase::kWait);
       return true;
-    case Grant::Kind::kPrefill: return StartPrefill(i, grant);
-    case Grant::Kind::kDecode: return StartDecode(i, grant);
-    case Grant::Kind::kMixed: return StartMixed(i, grant);
-    case Grant::Kind::kSwitch: return StartSwitch(i, grant);
+    case Grant::Kind::kPrefill:
+      return StartPrefill(i, grant);
+    case Grant::Kind::kDecode:
+      return StartDecode(i, grant);
+    case Grant::Kind::kMixed:
+      return StartMixed(i, grant);
+    case Grant::Kind::kSwitch:
+      return StartSwitch(i, grant);
   }
   return true;
 }
@@ -394,7 +419,8 @@ void Engine::ApplyMembership(InstanceId i, Grant& grant) {
       if (old.label == join.label) continue;
       if (r.stepping) {
         const Place place = places_[r.batch];
-        if (place == Place::kLeaving || place == Place::kComing) Broken(fmt::format("request {} changes batch while its KV moves", r.sequence));
+        if (place == Place::kLeaving || place == Place::kComing)
+          Broken(fmt::format("request {} changes batch while its KV moves", r.sequence));
         r.kv = place == Place::kGpu ? KvPlace::kGpu : KvPlace::kHost;
       }
       const std::int32_t number = r.batch;
@@ -420,7 +446,8 @@ bool Engine::StartPrefill(InstanceId i, Grant& grant) {
   if (inst.role == Role::kDecode) Broken(fmt::format("prefill granted to decode-only instance {}", i));
   if (grant.requests.empty()) Broken(fmt::format("instance {} was granted a prefill of nothing", i));
   const ModelId model = requests_[grant.requests.front()].model;
-  if (!resident(i, model)) Broken(fmt::format("prefill of {} on instance {}, which does not hold its weights", setup_.models[model].name, i));
+  if (!resident(i, model))
+    Broken(fmt::format("prefill of {} on instance {}, which does not hold its weights", setup_.models[model].name, i));
   std::int64_t sum = 0, squares = 0;
   for (const RequestId id : grant.requests) {
     Request& r = requests_[id];
@@ -513,7 +540,8 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
   }
   if (batch.incoming.empty()) return;
   scratch_ = batch.incoming;
-  std::sort(scratch_.begin(), scratch_.end(), [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
+  std::sort(scratch_.begin(), scratch_.end(),
+            [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
   const bool running = place == Place::kGpu && batch.size() > 0;
   bool full = false;
   std::int64_t growth = -1;
@@ -525,8 +553,8 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
     }
     if (r.kv == KvPlace::kHost) {
       const std::int64_t bytes = r.blocks * block_bytes;
-      // It comes in only with room for a step of everybody: else somebody would have to go out for it at once, for ever. One that cannot
-      // grow any more comes in to be failed.
+      // It comes in only with room for a step of everybody: else somebody would have to go out for it at once, for ever. One that
+      // cannot grow any more comes in to be failed.
       if (growth < 0) growth = StepGrowth(i);
       const std::int64_t own = (BlocksOf(r.context() + 1) - r.blocks) * block_bytes;
       const std::int64_t beside = bytes + own > inst.kv_capacity ? 0 : growth + own;
@@ -617,13 +645,17 @@ bool Engine::StartDecode(InstanceId i, Grant& grant) {
     return true;
   };
   if (run.parts.empty() || (waiting && !setup_.overlap_kv)) {
-    if (!waiting && inst.leaving + inst.coming == 0) Broken(fmt::format("instance {} was granted a decode of which nothing can run", i));
+    if (!waiting && inst.leaving + inst.coming == 0)
+      Broken(fmt::format("instance {} was granted a decode of which nothing can run", i));
     return wait();
   }
   switch (MakeRoom(i, run.parts.front().batch)) {
-    case Room::kWait: return wait();
-    case Room::kAskAgain: return false;
-    case Room::kThere: break;
+    case Room::kWait:
+      return wait();
+    case Room::kAskAgain:
+      return false;
+    case Room::kThere:
+      break;
   }
   run.mixed = false;
   run.before = 0;
@@ -640,7 +672,8 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
   if (inst.role == Role::kDecode) Broken(fmt::format("prefill granted to decode-only instance {}", i));
   if (grant.pieces.empty() || grant.steps < 1) Broken(fmt::format("instance {} was granted a mixed step without a piece", i));
   const ModelId model = requests_[grant.pieces.front().request].model;
-  if (!resident(i, model)) Broken(fmt::format("prefill of {} on instance {}, which does not hold its weights", setup_.models[model].name, i));
+  if (!resident(i, model))
+    Broken(fmt::format("prefill of {} on instance {}, which does not hold its weights", setup_.models[model].name, i));
   Batch& batch = BatchFor(i, grant.label, model);
   std::int64_t ticket = -1;
   bool waiting = false;
@@ -674,7 +707,8 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
     Send(i, Direction::kIn, bytes, setup_.kv_copy, ticket);
     ++inst.coming;
   }
-  while (batch.size() > 0 && inst.kv_used + (batch.Blocks(1) - batch.Blocks()) * block_bytes > inst.kv_capacity && inst.leaving == 0) {
+  while (batch.size() > 0 && inst.kv_used + (batch.Blocks(1) - batch.Blocks()) * block_bytes > inst.kv_capacity &&
+         inst.leaving == 0) {
     RequestId victim = batch.stepping.front();
     for (const RequestId id : batch.stepping) {
       if (requests_[id].sequence > requests_[victim].sequence) victim = id;
@@ -829,7 +863,8 @@ void Engine::ApplySteps(InstanceId i, std::int64_t n) {
   inst.step_time_since_switch += end - run.start;
   inst.last_step_end = end;
   if (run.mixed) {
-    for (const Grant::Piece& piece : inst.grant.pieces) requests_[piece.request].prefilled += static_cast<std::int32_t>(piece.tokens * n);
+    for (const Grant::Piece& piece : inst.grant.pieces)
+      requests_[piece.request].prefilled += static_cast<std::int32_t>(piece.tokens * n);
     run.steps_before += n;
     run.steps_left -= n;
   }
@@ -940,7 +975,8 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
   }
   std::sort(next.begin() + 1, next.end());
   if (prices_.KvCapacityBytes(inst.tp, next, f.prefetch_bytes) < inst.kv_used) {
-    if (inst.leaving + inst.coming == 0) Broken(fmt::format("switch to {} on instance {} leaves no room for the KV that is there", setup_.models[m].name, i));
+    if (inst.leaving + inst.coming == 0)
+      Broken(fmt::format("switch to {} on instance {} leaves no room for the KV that is there", setup_.models[m].name, i));
     events_.Clear(i);
     SetPhase(i, Phase::kCopy);
     return true;
@@ -1006,7 +1042,8 @@ void Engine::SwitchTimerEnded(InstanceId i) {
     // Out of the buffer: read and written once in GPU memory.
     inst.prefetched = kNone;
     inst.prefetch_ready = false;
-    events_.Set(i, std::max(inst.switch_earliest_end, now_ + setup_.engine_init + TransferTime(2 * bytes, setup_.gpu.hbm_bytes_per_s)));
+    events_.Set(
+        i, std::max(inst.switch_earliest_end, now_ + setup_.engine_init + TransferTime(2 * bytes, setup_.gpu.hbm_bytes_per_s)));
     return;
   }
   if (now_ < inst.switch_earliest_end) {
@@ -1052,7 +1089,8 @@ std::int64_t Engine::NewTicket(Ticket::Kind kind, InstanceId i) {
   return number;
 }
 
-void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket, bool background) {
+void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket,
+                  bool background) {
   const Instance& inst = instances_[i];
   links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, ticket, background);
   UpdateLink(inst.link);
@@ -1077,7 +1115,8 @@ void Engine::Evict(InstanceId i, Batch& batch) {
     scratch_.clear();
     if (stepping) scratch_ = batch.stepping;
     for (const MovingRequest& m : beside) scratch_.push_back(m.id);
-    std::sort(scratch_.begin(), scratch_.end(), [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
+    std::sort(scratch_.begin(), scratch_.end(),
+              [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
     const std::vector<RequestId> all = scratch_;
     for (const RequestId id : all) Preempt(i, id);
     return;
@@ -1100,7 +1139,8 @@ void Engine::Evict(InstanceId i, Batch& batch) {
 void Engine::Drop(InstanceId i, Batch& batch) {
   Instance& inst = instances_[i];
   const std::int32_t number = batch.number;
-  if (places_[number] != Place::kGpu && places_[number] != Place::kHost) Broken(fmt::format("instance {} drops KV that is moving", i));
+  if (places_[number] != Place::kGpu && places_[number] != Place::kHost)
+    Broken(fmt::format("instance {} drops KV that is moving", i));
   const bool on_gpu = places_[number] == Place::kGpu;
   std::vector<RequestId> outgrown;  // could never be prefilled again
   while (batches_[number].members() > 0) {
@@ -1121,7 +1161,8 @@ void Engine::Drop(InstanceId i, Batch& batch) {
     if (!FitsAlone(i, r)) outgrown.push_back(id);
   }
   Retire(number);
-  std::sort(outgrown.begin(), outgrown.end(), [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
+  std::sort(outgrown.begin(), outgrown.end(),
+            [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
   for (const RequestId id : outgrown) Remove(id, Outcome::kKvGrowth, true);
 }
 
@@ -1147,9 +1188,9 @@ void Engine::Preempt(InstanceId i, RequestId id) {
       tickets_[ticket].requests.push_back({id, r.stamp, bytes});
       Send(i, Direction::kOut, bytes, setup_.kv_copy, ticket);
     }
-    for (Scheduler* s : schedulers_) s->OnPreempted(id, i, *this);
+    scheduler_.OnPreempted(id, i, *this);
     if (setup_.kv_out_free) {
-      for (Scheduler* s : schedulers_) s->OnQueued(id, i, *this);
+      scheduler_.OnQueued(id, i, *this);
     }
     return;
   }
@@ -1159,10 +1200,10 @@ void Engine::Preempt(InstanceId i, RequestId id) {
   if (outgrown) {
     Remove(id, Outcome::kKvGrowth, true);
   } else if (inst.role == Role::kDecode) {
-    for (Scheduler* s : schedulers_) s->OnRemoved(id, i, *this);
+    scheduler_.OnRemoved(id, i, *this);
     RouteArrival(id);
   } else {
-    for (Scheduler* s : schedulers_) s->OnPreempted(id, i, *this);
+    scheduler_.OnPreempted(id, i, *this);
   }
 }
 
@@ -1170,7 +1211,7 @@ void Engine::Handover(RequestId id) {
   Request& r = requests_[id];
   const InstanceId i = r.instance;
   Instance& inst = instances_[i];
-  for (Scheduler* s : schedulers_) s->OnRemoved(id, i, *this);
+  scheduler_.OnRemoved(id, i, *this);
   const std::int64_t bytes = r.blocks * BlockBytes(inst, r.model);
   if (!HostHasRoom(bytes * inst.tp)) {
     inst.kv_used -= bytes;
@@ -1209,7 +1250,8 @@ void Engine::RouteToDecode(RequestId id) {
   const Instance& inst = instances_[to];
   if (inst.tp != instances_[from].tp) {
     // The KV is laid out anew for the other TP degree.
-    host_kv_used_ += r.blocks * (BlockBytes(inst, r.model) * inst.tp - BlockBytes(instances_[from], r.model) * instances_[from].tp);
+    host_kv_used_ +=
+        r.blocks * (BlockBytes(inst, r.model) * inst.tp - BlockBytes(instances_[from], r.model) * instances_[from].tp);
   }
   r.instance = to;
   if (!FitsAlone(to, r)) {
@@ -1294,11 +1336,12 @@ void Engine::FinishTicket(std::int64_t number) {
         if (ticket.kind == Ticket::Kind::kHandover) {
           RouteToDecode(m.id);
         } else {
-          for (Scheduler* s : schedulers_) s->OnQueued(m.id, i, *this);
+          scheduler_.OnQueued(m.id, i, *this);
         }
       }
       break;
-    case Ticket::Kind::kFree: Broken("a transfer ended twice");
+    case Ticket::Kind::kFree:
+      Broken("a transfer ended twice");
   }
   if (inst.phase == Phase::kCopy) {
     Busy(i, Activity::kKvCopy, inst.phase_start);
@@ -1341,7 +1384,7 @@ void Engine::Remove(RequestId id, Outcome outcome, bool known_to_policy) {
   r.outcome = outcome;
   Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(r.sequence) << 3 | static_cast<std::uint64_t>(outcome));
   if (known_to_policy) {
-    for (Scheduler* s : schedulers_) s->OnRemoved(id, r.instance, *this);
+    scheduler_.OnRemoved(id, r.instance, *this);
   }
   metrics_.Leave(r, now_);
   ++(outcome == Outcome::kFinished ? finished_ : failed_);
@@ -1360,7 +1403,7 @@ void Engine::Cancel(RequestId id) {
     r.cancelled = true;
     ++inst.cancelled;
     if (r.executing) {
-      for (Scheduler* s : schedulers_) s->OnRemoved(id, r.instance, *this);  // the prefill goes on, but for nobody
+      scheduler_.OnRemoved(id, r.instance, *this);  // the prefill goes on, but for nobody
     }
     if (inst.phase == Phase::kRun) Truncate(r.instance);
     return;
@@ -1408,7 +1451,7 @@ void Engine::Retire(std::int32_t number) {
   Batch& batch = batches_[number];
   if (batch.members() > 0 || batch.instance == kNone) return;
   if (batch.label != kNone) instances_[batch.instance].labels[batch.label] = kNone;
-  batch.label = kNone;  // the policy may use its name again
+  batch.label = kNone;                                                                  // the policy may use its name again
   if (places_[number] == Place::kLeaving || places_[number] == Place::kComing) return;  // again when the transfer ends
   batch.instance = kNone;
   free_batches_.push_back(number);
@@ -1439,9 +1482,14 @@ RequestView Engine::request(RequestId id) const {
     }
     v.generated = static_cast<std::int32_t>(batches_[r.batch].Generated(r) + more);
     switch (places_[r.batch]) {
-      case Place::kGpu: v.kv = KvPlace::kGpu; break;
-      case Place::kHost: v.kv = KvPlace::kHost; break;
-      default: v.kv = KvPlace::kMoving;
+      case Place::kGpu:
+        v.kv = KvPlace::kGpu;
+        break;
+      case Place::kHost:
+        v.kv = KvPlace::kHost;
+        break;
+      default:
+        v.kv = KvPlace::kMoving;
     }
   }
   return v;
@@ -1475,7 +1523,8 @@ BatchView Engine::batch(InstanceId i, int label) const {
     }
   }
   v.on_gpu = (places_[batch->number] == Place::kGpu && batch->size() > 0) ||
-             std::any_of(batch->incoming.begin(), batch->incoming.end(), [this](RequestId id) { return requests_[id].kv == KvPlace::kGpu; });
+             std::any_of(batch->incoming.begin(), batch->incoming.end(),
+                         [this](RequestId id) { return requests_[id].kv == KvPlace::kGpu; });
   return v;
 }
 
@@ -1527,12 +1576,14 @@ void Engine::CheckInvariants() const {
       context += tokens;
       blocks += BlocksOf(tokens);
     }
-    if (blocks != batch.Blocks() || context != batch.context()) Broken("I1: a batch's blocks or context are not those of its members");
+    if (blocks != batch.Blocks() || context != batch.context())
+      Broken("I1: a batch's blocks or context are not those of its members");
     if (places_[batch.number] == Place::kGpu) gpu[batch.instance] += blocks * BlockBytes(inst, batch.model);
     if (places_[batch.number] == Place::kHost) host += static_cast<__int128>(blocks * BlockBytes(inst, batch.model)) * inst.tp;
   }
   for (const Ticket& ticket : tickets_) {
-    if (ticket.kind == Ticket::Kind::kFree || ticket.kind == Ticket::Kind::kWeights || ticket.kind == Ticket::Kind::kPrefetch) continue;
+    if (ticket.kind == Ticket::Kind::kFree || ticket.kind == Ticket::Kind::kWeights || ticket.kind == Ticket::Kind::kPrefetch)
+      continue;
     for (const auto& b : ticket.batches) {
       gpu[ticket.instance] += b.second;
       host += static_cast<__int128>(b.second) * instances_[ticket.instance].tp;
@@ -1544,7 +1595,8 @@ void Engine::CheckInvariants() const {
   }
   for (std::size_t i = 0; i < instances_.size(); ++i) {
     const Instance& inst = instances_[i];
-    if (inst.kv_used != gpu[i]) Broken(fmt::format("I1: instance {} books {} bytes of KV, its requests hold {}", i, inst.kv_used, gpu[i]));
+    if (inst.kv_used != gpu[i])
+      Broken(fmt::format("I1: instance {} books {} bytes of KV, its requests hold {}", i, inst.kv_used, gpu[i]));
     const std::int64_t grown = inst.phase == Phase::kRun ? Growth(inst, StepsByNow(inst)) : 0;
     if (inst.kv_used + grown < 0 || inst.kv_used + grown > inst.kv_capacity) {
       Broken(fmt::format("I1: instance {} holds {} bytes of KV of {}", i, inst.kv_used + grown, inst.kv_capacity));
@@ -1559,12 +1611,14 @@ void Engine::CheckInvariants() const {
 }
 
 void Engine::CheckEnd() const {
-  if (result_.requests != finished_ + failed_ + result_.unfinished) Broken("I3: requests in are not finished + failed + unfinished");
+  if (result_.requests != finished_ + failed_ + result_.unfinished)
+    Broken("I3: requests in are not finished + failed + unfinished");
   for (std::size_t i = 0; i < instances_.size(); ++i) {
     if (instances_[i].busy > result_.end) Broken(fmt::format("I5: instance {} was busy for longer than it was owned", i));
   }
   if (setup_.horizon == kNever) {
-    if (result_.unfinished != 0) Broken(fmt::format("I3: {} requests were left behind with nothing to wait for", result_.unfinished));
+    if (result_.unfinished != 0)
+      Broken(fmt::format("I3: {} requests were left behind with nothing to wait for", result_.unfinished));
     if (host_kv_used_ != 0) Broken("I2: KV is left on the hosts after the last request");
     for (const Instance& inst : instances_) {
       if (inst.kv_used != 0) Broken("I1: KV is left on a GPU after the last request");
@@ -1573,8 +1627,8 @@ void Engine::CheckEnd() const {
 }
 
 void Engine::Broken(const std::string& what) const {
-  std::fprintf(stderr, "poolsim: invariant broken in pool %s, policy %s, at %.12f s, event %lld, fingerprint %016llx: %s\n", setup_.name.c_str(),
-               setup_.policy_name.c_str(), ToSeconds(now_), static_cast<long long>(result_.events),
+  std::fprintf(stderr, "poolsim: invariant broken in pool %s, policy %s, at %.12f s, event %lld, fingerprint %016llx: %s\n",
+               setup_.name.c_str(), setup_.policy_name.c_str(), ToSeconds(now_), static_cast<long long>(result_.events),
                static_cast<unsigned long long>(result_.fingerprint), what.c_str());
   std::abort();
 }

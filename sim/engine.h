@@ -3,8 +3,8 @@
 // One event per grant, not per token: a run of decode steps is a closed form (series.h), and what may end it early (a completion,
 // KV memory, the quota, the crossing of two price lines, a request that joins) is found by solving for the step.
 //
-// Order of simultaneous events: instances by number, links by number, client timeouts, arrivals. A step that ends at t is done for
-// everything else that happens at t, and the next step has begun.
+// Order of simultaneous events: instances by number, links by number, client timeouts, arrivals. A step that ends at t is done
+// for everything else that happens at t, and the next step has begun.
 //
 // Numbered invariants (checked at every event with `check`, and at the end always):
 //   I1  0 <= KV bytes on an instance <= its capacity, and they are the sum of its requests' blocks
@@ -41,17 +41,17 @@ struct PoolSetup {
   GpuFacts gpu;
   std::vector<ModelFacts> models;
   std::int64_t host_cache_bytes = 0;  // per node
-  std::int64_t host_kv_bytes = 0;   // over all nodes: the hosts' KV memory is one store; moving KV between hosts takes no time
+  std::int64_t host_kv_bytes = 0;     // over all nodes: the hosts' KV memory is one store; moving KV between hosts takes no time
 
   std::int64_t block_tokens = 16;
   bool swap = false;  // KV exhaustion preempts by swap, else by recomputation
 
   TimePs engine_init = 0;
-  std::int64_t host_load = 0;      // bytes/s, weights from the host, per GPU
-  std::int64_t backing_load = 0;   // bytes/s, weights from behind the host cache
+  std::int64_t host_load = 0;     // bytes/s, weights from the host, per GPU
+  std::int64_t backing_load = 0;  // bytes/s, weights from behind the host cache
   bool prefetch = true;
   bool overlap_kv = true;
-  std::int64_t kv_copy = 0;        // bytes/s per GPU
+  std::int64_t kv_copy = 0;  // bytes/s per GPU
   bool kv_out_free = false;
   bool kv_join_free = false;
   bool handover_free = false;
@@ -86,7 +86,7 @@ struct EngineResult {
 class Engine final : public ClusterView, public Oracle {
  public:
   // `parts` outlive the engine. Throws InfeasibleError or InputError when the plan cannot be carried out.
-  Engine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, std::vector<Scheduler*> schedulers);
+  Engine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, Scheduler& scheduler);
   ~Engine() override;
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -136,18 +136,18 @@ class Engine final : public ClusterView, public Oracle {
   // Steps in a rotation of `parts`: sub-step n belongs to part n mod M. Ends early at a kink, where it goes on by itself.
   struct RunState {
     std::vector<Part> parts;
-    Series cycle;               // a whole rotation
-    TimePs start = 0;           // of this segment
-    std::int64_t kink = 0;      // sub-steps until two lines cross
-    std::int64_t end = 0;       // until somebody finishes, or the chunks are done
-    std::int64_t quota = 0;     // until the quota is used up
-    std::int64_t planned = 0;   // sub-steps of this segment
-    bool truncated = false;     // somebody waits for the step boundary
-    bool goes_on = false;       // the segment ends at a kink only
-    TimePs before = 0;          // time in earlier segments of the same grant
+    Series cycle;              // a whole rotation
+    TimePs start = 0;          // of this segment
+    std::int64_t kink = 0;     // sub-steps until two lines cross
+    std::int64_t end = 0;      // until somebody finishes, or the chunks are done
+    std::int64_t quota = 0;    // until the quota is used up
+    std::int64_t planned = 0;  // sub-steps of this segment
+    bool truncated = false;    // somebody waits for the step boundary
+    bool goes_on = false;      // the segment ends at a kink only
+    TimePs before = 0;         // time in earlier segments of the same grant
     TimePs first_step = 0;
     std::int64_t steps_before = 0;  // mixed: chunks done in earlier segments
-    StepPrice mixed_price;      // mixed: the price of the whole run
+    StepPrice mixed_price;          // mixed: the price of the whole run
     bool mixed = false;
     std::int64_t steps_left = 0;  // mixed: steps that are left to do
   };
@@ -158,20 +158,20 @@ class Engine final : public ClusterView, public Oracle {
     int lane = 0;
     Role role = Role::kBoth;
     Phase phase = Phase::kIdle;
-    std::int64_t cancelled = 0;      // requests that gave up while they were executing or stepping here
+    std::int64_t cancelled = 0;  // requests that gave up while they were executing or stepping here
     TimePs phase_start = 0;
     ModelId loaded = kNone;
     std::vector<ModelId> resident;
-    ModelId prefetched = kNone;      // in the prefetch buffer, or on its way there
+    ModelId prefetched = kNone;  // in the prefetch buffer, or on its way there
     bool prefetch_ready = false;
     std::int64_t prefetch_ticket = -1;
     bool switch_waits_for_prefetch = false;
     bool switch_loads_after_timer = false;  // engine stages first, then the weights
     TimePs switch_earliest_end = 0;
-    std::int64_t kv_used = 0;        // bytes per GPU, without the growth of the present run
+    std::int64_t kv_used = 0;  // bytes per GPU, without the growth of the present run
     std::int64_t kv_capacity = 0;
-    std::int64_t leaving = 0;        // transfers of KV out that are pending
-    std::int64_t coming = 0;         // and in
+    std::int64_t leaving = 0;  // transfers of KV out that are pending
+    std::int64_t coming = 0;   // and in
     TimePs last_step_end = 0;
     TimePs last_run_time = 0;
     int last_run_label = kNone;
@@ -183,12 +183,12 @@ class Engine final : public ClusterView, public Oracle {
   };
   struct Node {
     std::int64_t cache_used = 0;
-    std::vector<ModelId> cache;      // least recently used first
+    std::vector<ModelId> cache;  // least recently used first
   };
   struct MovingRequest {
     RequestId id;
     std::uint32_t stamp;
-    std::int64_t bytes;              // per GPU
+    std::int64_t bytes;  // per GPU
   };
   struct Ticket {
     enum class Kind : std::uint8_t { kFree, kWeights, kPrefetch, kBatchOut, kRequestsOut, kIn, kHandover } kind = Kind::kFree;
@@ -260,7 +260,9 @@ class Engine final : public ClusterView, public Oracle {
   Batch& BatchFor(InstanceId i, int label, ModelId m);
   void Retire(std::int32_t number);  // when it has no members
   // Books.
-  std::int64_t BlockBytes(const Instance& inst, ModelId m) const { return setup_.block_tokens * prices_.KvBytesPerToken(m, inst.tp); }
+  std::int64_t BlockBytes(const Instance& inst, ModelId m) const {
+    return setup_.block_tokens * prices_.KvBytesPerToken(m, inst.tp);
+  }
   std::int64_t BlocksOf(std::int64_t tokens) const { return (tokens + setup_.block_tokens - 1) / setup_.block_tokens; }
   void SetResident(InstanceId i, std::vector<ModelId> resident);
   bool HostHasRoom(std::int64_t bytes) const { return host_kv_used_ + bytes <= setup_.host_kv_bytes; }
@@ -279,14 +281,14 @@ class Engine final : public ClusterView, public Oracle {
   PoolSetup setup_;
   const Prices& prices_;
   Router& router_;
-  std::vector<Scheduler*> schedulers_;  // the first one decides; all are told what happens
+  Scheduler& scheduler_;
   Metrics metrics_;
   std::vector<InstanceFacts> facts_;
   std::vector<Instance> instances_;
   std::vector<Node> nodes_;
   std::vector<Link> links_;
   std::vector<Batch> batches_;
-  std::vector<Place> places_;           // by batch number
+  std::vector<Place> places_;  // by batch number
   std::vector<std::int32_t> free_batches_;
   std::vector<Ticket> tickets_;
   std::vector<std::int64_t> free_tickets_;

@@ -39,7 +39,8 @@ std::string UnknownName(std::string_view what, std::string_view name, std::vecto
   }
   std::string message = fmt::format("unknown {} \"{}\"", what, name);
   if (!nearest.empty()) message += fmt::format("; did you mean \"{}\"?", nearest);
-  message += fmt::format("{} known: {}", nearest.empty() ? ";" : "", known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", ")));
+  message +=
+      fmt::format("{} known: {}", nearest.empty() ? ";" : "", known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", ")));
   return message;
 }
 

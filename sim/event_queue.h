@@ -1,9 +1,11 @@
-// Pending events: an indexed 4-ary heap of 16-byte entries with at most one entry per slot (an instance, a link, a timer of the pool).
+// Pending events: an indexed 4-ary heap of 16-byte entries with at most one entry per slot (an instance, a link, a timer of the
+// pool).
 //
-// Order is (time, slot), and slots are numbered so that kinds come in the order that simultaneous events must be applied in. There is no
-// insertion counter: the order of two events never depends on when they were scheduled.
+// Order is (time, slot), and slots are numbered so that kinds come in the order that simultaneous events must be applied in.
+// There is no insertion counter: the order of two events never depends on when they were scheduled.
 //
-// An event that is being handled stays in the heap: what handles it usually schedules its slot's next event, which then only sinks from the top.
+// An event that is being handled stays in the heap: what handles it usually schedules its slot's next event, which then only
+// sinks from the top.
 //
 // INVARIANTS: heap_[position_[s]].slot == s for every pending slot s; position_[s] == -1 otherwise; parent <= child.
 #pragma once

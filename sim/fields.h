@@ -37,7 +37,8 @@ class Fields {
   virtual void Int(const char* name, std::int64_t& value, const char* help, std::int64_t min = 0, std::int64_t max = kIntMax) = 0;
   virtual void Real(const char* name, double& value, const char* help, double min = 0, double max = kRealMax) = 0;
   // Absent and JSON null both mean "not set".
-  virtual void OptReal(const char* name, std::optional<double>& value, const char* help, double min = 0, double max = kRealMax) = 0;
+  virtual void OptReal(const char* name, std::optional<double>& value, const char* help, double min = 0,
+                       double max = kRealMax) = 0;
   virtual void OptInt(const char* name, std::optional<std::int64_t>& value, const char* help, std::int64_t min = 0,
                       std::int64_t max = kIntMax) = 0;
   virtual void Text(const char* name, std::string& value, const char* help) = 0;
@@ -45,7 +46,8 @@ class Fields {
   virtual void Texts(const char* name, std::vector<std::string>& value, const char* help) = 0;
   // An object with keys of its own.
   virtual void Object(const char* name, const char* help, const Describer& describe) = 0;
-  // A list of objects: `resize(n)` makes room (its result is the size after the call; resize(-1) only asks), `describe` sees item i.
+  // A list of objects: `resize(n)` makes room (its result is the size after the call; resize(-1) only asks), `describe` sees item
+  // i.
   virtual void List(const char* name, const char* help, const std::function<std::size_t(std::int64_t)>& resize,
                     const std::function<void(Fields&, std::size_t)>& describe) = 0;
   // Anything; checked by whoever reads it.

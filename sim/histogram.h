@@ -1,5 +1,6 @@
-// Counts of durations in logarithmic bins: 128 bins an octave, so a quantile is within 0.4 % of the exact one; mean and maximum are exact.
-// Values below 2^20 ps (about 1 us) share linear bins of 8 ns. Merging is adding, so shards may be merged in any grouping.
+// Counts of durations in logarithmic bins: 128 bins an octave, so a quantile is within 0.4 % of the exact one; mean and maximum
+// are exact. Values below 2^20 ps (about 1 us) share linear bins of 8 ns. Merging is adding, so shards may be merged in any
+// grouping.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +22,8 @@ class Histogram {
     max_ = std::max(max_, value);
   }
 
-  // The values first, first + slope, ..., first + slope (k - 1), `weight` times each. Costs one step per bin that the range crosses.
+  // The values first, first + slope, ..., first + slope (k - 1), `weight` times each. Costs one step per bin that the range
+  // crosses.
   void AddSeries(TimePs first, TimePs slope, std::int64_t k, std::int64_t weight) {
     if (k <= 0 || weight <= 0) return;
     if (slope == 0) return Add(first, k * weight);

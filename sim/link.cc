@@ -36,7 +36,8 @@ void Link::Add(TimePs now, int lane, Direction direction, std::int64_t bytes, st
                bool background) {
   Advance(now);
   std::deque<Transfer>& queue = lanes_[Index(lane, direction)].queue;
-  const auto at = background ? queue.end() : std::find_if(queue.begin(), queue.end(), [](const Transfer& t) { return t.background; });
+  const auto at =
+      background ? queue.end() : std::find_if(queue.begin(), queue.end(), [](const Transfer& t) { return t.background; });
   queue.insert(at, {static_cast<__int128>(bytes) * kPsPerSecond, cap, 1, ticket, background});
   Reprice();
 }

@@ -1,8 +1,8 @@
-// A PCIe uplink and its copy engines: one transfer at a time per instance and direction, first in first out, but for background transfers
-// (prefetched weights): those stand back, also in the middle, while anything else of their direction is there.
+// A PCIe uplink and its copy engines: one transfer at a time per instance and direction, first in first out, but for background
+// transfers (prefetched weights): those stand back, also in the middle, while anything else of their direction is there.
 //
-// Transfers that are active in one direction share the link's rate equally; each has a cap of its own (the tier it reads from). While both
-// directions of an instance are busy, each keeps only a share of its rate: measured on A100 with PCIe 4, 25-26 GB/s
+// Transfers that are active in one direction share the link's rate equally; each has a cap of its own (the tier it reads from).
+// While both directions of an instance are busy, each keeps only a share of its rate: measured on A100 with PCIe 4, 25-26 GB/s
 // one way become 11-13 in and 24-25 out. Progress is kept in bytes x 10^12, so that it is exact in integers.
 #pragma once
 
@@ -20,8 +20,8 @@ enum class Direction : std::uint8_t { kIn = 0, kOut = 1 };  // host to GPU, GPU 
 class Link {
  public:
   struct Config {
-    std::int64_t rate[2] = {1, 1};        // bytes/s per direction
-    double both_ways_share[2] = {1, 1};   // share that is left while the instance's other direction is busy
+    std::int64_t rate[2] = {1, 1};       // bytes/s per direction
+    double both_ways_share[2] = {1, 1};  // share that is left while the instance's other direction is busy
   };
 
   // `lanes`: instances on this link.
@@ -44,7 +44,7 @@ class Link {
 
  private:
   struct Transfer {
-    __int128 left;     // bytes x 10^12
+    __int128 left;  // bytes x 10^12
     std::int64_t cap;
     std::int64_t rate;
     std::int64_t ticket;
@@ -53,7 +53,9 @@ class Link {
   struct Lane {
     std::deque<Transfer> queue;
   };
-  static std::size_t Index(int lane, Direction direction) { return static_cast<std::size_t>(lane) * 2 + static_cast<std::size_t>(direction); }
+  static std::size_t Index(int lane, Direction direction) {
+    return static_cast<std::size_t>(lane) * 2 + static_cast<std::size_t>(direction);
+  }
   void Advance(TimePs now);
   void Reprice();
 

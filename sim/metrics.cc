@@ -6,11 +6,16 @@ namespace poolsim {
 
 const char* OutcomeName(Outcome outcome) {
   switch (outcome) {
-    case Outcome::kPending: return "unfinished";
-    case Outcome::kFinished: return "finished";
-    case Outcome::kTimeout: return "timeout";
-    case Outcome::kKvPrompt: return "kv_prompt";
-    case Outcome::kKvGrowth: return "kv_growth";
+    case Outcome::kPending:
+      return "unfinished";
+    case Outcome::kFinished:
+      return "finished";
+    case Outcome::kTimeout:
+      return "timeout";
+    case Outcome::kKvPrompt:
+      return "kv_prompt";
+    case Outcome::kKvGrowth:
+      return "kv_growth";
   }
   return "?";
 }
@@ -60,7 +65,8 @@ void Metrics::ActiveChanged(TimePs now) {
   active_model_time += static_cast<__int128>(active_models_) * (now - active_since_);
   while (active_since_ < now) {
     const TimePs end = std::min(now, WindowEnd(active_since_));
-    if (active_models_ > 0) WindowAt(active_since_).active_model_time += static_cast<__int128>(active_models_) * (end - active_since_);
+    if (active_models_ > 0)
+      WindowAt(active_since_).active_model_time += static_cast<__int128>(active_models_) * (end - active_since_);
     active_since_ = end;
   }
 }

@@ -23,11 +23,11 @@ struct Targets {
 };
 
 struct ModelMetrics {
-  std::int64_t requests = 0;         // measured ones, from here on
+  std::int64_t requests = 0;                       // measured ones, from here on
   std::array<std::int64_t, kOutcomes> outcomes{};  // kPending: unfinished at the horizon
-  std::int64_t prompt_tokens = 0;    // asked for
-  std::int64_t wanted_tokens = 0;    // output tokens asked for; the denominator of token attainment
-  std::int64_t output_tokens = 0;    // delivered
+  std::int64_t prompt_tokens = 0;                  // asked for
+  std::int64_t wanted_tokens = 0;                  // output tokens asked for; the denominator of token attainment
+  std::int64_t output_tokens = 0;                  // delivered
   std::int64_t on_time_tokens = 0;
   std::int64_t on_time_requests = 0;
   std::int64_t smooth_requests = 0;  // finished with TTFT and every gap within the targets
@@ -48,7 +48,7 @@ struct Window {
   std::int64_t on_time_tokens = 0;
   std::int64_t switches = 0;
   std::array<GpuTime, kActivities> activity{};  // summed over GPUs
-  __int128 active_model_time = 0;              // sum over models of the time with a request in the system
+  __int128 active_model_time = 0;               // sum over models of the time with a request in the system
 };
 
 // Metrics of one pool while it runs.

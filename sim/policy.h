@@ -1,11 +1,11 @@
 // The ports of a policy: Placement, Router, Scheduler, and the read-only view of the cluster that they decide on.
 //
-// A policy decides, the engine executes. A policy never changes the cluster: it returns a plan or a grant, and the engine checks it
-// against memory and membership before applying it. A grant that the books do not allow ends the program with the policy's name, the
-// simulated time and what was wrong: it is a bug of the policy, not of the input.
+// A policy decides, the engine executes. A policy never changes the cluster: it returns a plan or a grant, and the engine checks
+// it against memory and membership before applying it. A grant that the books do not allow ends the program with the policy's
+// name, the simulated time and what was wrong: it is a bug of the policy, not of the input.
 //
-// What a policy may not know it cannot see: a RequestView has no output length. A policy that needs one (an oracle) says so when it
-// registers and gets an Oracle in its context.
+// What a policy may not know it cannot see: a RequestView has no output length. A policy that needs one (an oracle) says so when
+// it registers and gets an Oracle in its context.
 #pragma once
 
 #include <cstdint>
@@ -27,26 +27,26 @@ namespace poolsim {
 // What is known of a model's load before the run: declared, from the generator, or from one pass over the trace.
 struct Forecast {
   std::int64_t requests = 0;
-  double mean_rate = 0;    // requests/s over the whole workload
-  double peak_rate = 0;    // requests/s in the busiest forecast window
-  double mean_prompt = 0;  // tokens
-  double mean_output = 0;  // tokens
-  std::int64_t max_prompt = 0;
+  double mean_rate = 0;     // requests/s over the whole workload
+  double peak_rate = 0;     // requests/s in the busiest forecast window
+  double mean_prompt = 0;   // tokens
+  double mean_output = 0;   // tokens
+  double mean_prompt2 = 0;  // mean square of the prompt lengths
 };
 
 struct ModelFacts {
   std::string name;
-  std::string llm;           // catalogue name
+  std::string llm;  // catalogue name
   TimePs ttft_slo = 0;
   TimePs tbt_slo = 0;
-  int tp = 0;                // TP degree that the scenario asks for; 0: the pool's
+  int tp = 0;  // TP degree that the scenario asks for; 0: the pool's
   Forecast forecast;
 };
 
 enum class Role : std::uint8_t { kBoth, kPrefill, kDecode };
 
 struct InstanceFacts {
-  int tp = 1;                       // GPUs in the instance
+  int tp = 1;  // GPUs in the instance
   Role role = Role::kBoth;
   std::vector<ModelId> models;      // that may run here, sorted; empty: every model
   std::vector<ModelId> resident;    // weights on the GPU at the start, the first one loaded; they never leave when `pinned`
@@ -61,10 +61,11 @@ class PriceView {
   virtual ~PriceView() = default;
   virtual TimePs Prefill(ModelId model, int tp, std::int64_t sequences, std::int64_t sum_l, std::int64_t sum_l2) const = 0;
   virtual TimePs DecodeStep(ModelId model, int tp, std::int64_t batch, std::int64_t context_tokens) const = 0;
-  // Loading the weights from the tier that a switch without prefetch finds them in (host cache): load only, and with engine stages.
+  // Loading the weights from the tier that a switch without prefetch finds them in (host cache): load only, and with engine
+  // stages.
   virtual TimePs WeightLoad(ModelId model, int tp) const = 0;
-  virtual std::int64_t WeightBytes(ModelId model, int tp) const = 0;       // per GPU
-  virtual std::int64_t KvBytesPerToken(ModelId model, int tp) const = 0;   // per GPU
+  virtual std::int64_t WeightBytes(ModelId model, int tp) const = 0;      // per GPU
+  virtual std::int64_t KvBytesPerToken(ModelId model, int tp) const = 0;  // per GPU
   // KV tokens of `model` that fit beside the weights of `resident` (which includes `model`).
   virtual std::int64_t KvCapacityTokens(ModelId model, int tp, const std::vector<ModelId>& resident) const = 0;
 };
@@ -73,10 +74,10 @@ class PriceView {
 
 struct FleetFacts {
   std::string gpu;
-  std::int64_t gpus = 0;           // GPUs given to the policy
+  std::int64_t gpus = 0;  // GPUs given to the policy
   std::int64_t gpus_per_node = 8;
-  int tp = 1;                      // TP degree of an instance unless a model asks for another
-  std::int64_t usable_bytes = 0;   // memory per GPU for weights and KV
+  int tp = 1;                     // TP degree of an instance unless a model asks for another
+  std::int64_t usable_bytes = 0;  // memory per GPU for weights and KV
 };
 
 class Placement {
@@ -84,7 +85,8 @@ class Placement {
   virtual ~Placement() = default;
   // The instances to own from the start. The engine gives them GPUs node by node in this order; a group never crosses a node.
   // Throws InfeasibleError when the models cannot be placed.
-  virtual std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models, const PriceView& prices) = 0;
+  virtual std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models,
+                                           const PriceView& prices) = 0;
 };
 
 // ----------------------------------------------------------------------------------------------------------------- views
@@ -92,12 +94,12 @@ class Placement {
 enum class KvPlace : std::uint8_t { kNowhere, kGpu, kHost, kMoving };
 
 struct RequestView {
-  std::int64_t sequence = 0;       // number of the request in order of arrival
+  std::int64_t sequence = 0;  // number of the request in order of arrival
   ModelId model = kNone;
   TimePs arrival = 0;
   std::int32_t prompt_tokens = 0;
-  std::int32_t generated = 0;      // tokens delivered so far
-  std::int32_t prefilled = 0;      // chunked prefill: tokens whose KV is there
+  std::int32_t generated = 0;  // tokens delivered so far
+  std::int32_t prefilled = 0;  // chunked prefill: tokens whose KV is there
   KvPlace kv = KvPlace::kNowhere;
   std::int64_t context() const { return std::int64_t{prompt_tokens} + generated; }
 };
@@ -132,7 +134,8 @@ class ClusterView {
   virtual std::int64_t kv_rounded_tokens(std::int64_t tokens) const = 0;
   // When the last step (prefill or decode) ended on the instance; 0 before the first.
   virtual TimePs last_step_end(InstanceId i) const = 0;
-  // Of the grant that ended last: time spent in its steps, and in the first of them; the label of the batch that made the last one (kNone: it was no decode).
+  // Of the grant that ended last: time spent in its steps, and in the first of them; the label of the batch that made the last
+  // one (kNone: it was no decode).
   virtual TimePs last_run_time(InstanceId i) const = 0;
   virtual TimePs last_run_first_step(InstanceId i) const = 0;
   virtual int last_run_label(InstanceId i) const = 0;
@@ -150,8 +153,8 @@ class Oracle {
 class Router {
  public:
   virtual ~Router() = default;
-  // Where an arriving request is prefilled: an instance with role both or prefill that may run the model. Also called for a request
-  // that lost its KV on an instance that cannot prefill.
+  // Where an arriving request is prefilled: an instance with role both or prefill that may run the model. Also called for a
+  // request that lost its KV on an instance that cannot prefill.
   virtual InstanceId RouteArrival(RequestId r, const ClusterView& view) = 0;
   // Where a request decodes after its prefill on an instance with role prefill. Called when its KV has left that GPU.
   virtual InstanceId RouteHandover(RequestId, const ClusterView&) { return kNone; }
@@ -180,28 +183,30 @@ struct Grant {
   };
 
   Kind kind = Kind::kIdle;
-  TimePs until = 0;                 // kWait: asked again then, or earlier when a request comes in
+  TimePs until = 0;  // kWait: asked again then, or earlier when a request comes in
   // Membership, applied first, for every kind: a request leaves its batch (if it has one) and joins the named one.
   std::vector<Join> joins;
   // Batches whose KV leaves the GPU for the host when the grant starts (not those that it runs).
   std::vector<int> evict;
-  // Batches whose KV is thrown away: their requests leave them and need a prefill again (or fail, when they have outgrown the instance).
+  // Batches whose KV is thrown away: their requests leave them and need a prefill again (or fail, when they have outgrown the
+  // instance).
   std::vector<int> drop;
 
   // kPrefill: prompts of one model, in one step, without KV so far; they join batch `label` at its end (role both).
   std::vector<RequestId> requests;
   int label = 0;
 
-  // kDecode: batches that take turns, a step each, in this order; their models are resident. Members whose KV is on the host are fetched
-  // first. Ends at the first completion, when KV runs out, when `quota` is reached, or at the step boundary after a preemption.
+  // kDecode: batches that take turns, a step each, in this order; their models are resident. Members whose KV is on the host are
+  // fetched first. Ends at the first completion, when KV runs out, when `quota` is reached, or at the step boundary after a
+  // preemption.
   std::vector<int> batches;
-  TimePs quota = kNever;            // the run ends at the first step boundary at which its steps took this long; one step at least
-  bool quota_after_first = false;   // the quota's clock starts after the first step
+  TimePs quota = kNever;           // the run ends at the first step boundary at which its steps took this long; one step at least
+  bool quota_after_first = false;  // the quota's clock starts after the first step
   // Any kind but idle: weights to bring into the prefetch buffer meanwhile, if they fit.
   ModelId prefetch = kNone;
 
-  // kMixed: decode steps of batch `label` (may be empty) that carry pieces of prompts; with one piece, up to `steps` of that size in a row.
-  // A prompt that is complete joins batch `label`.
+  // kMixed: decode steps of batch `label` (may be empty) that carry pieces of prompts; with one piece, up to `steps` of that size
+  // in a row. A prompt that is complete joins batch `label`.
   std::vector<Piece> pieces;
   std::int64_t steps = 1;
 
@@ -209,7 +214,7 @@ struct Grant {
   ModelId model = kNone;
   std::vector<ModelId> keep;
   Hiding hiding = Hiding::kNothing;
-  TimePs least = 0;                 // a switch never takes less than this
+  TimePs least = 0;  // a switch never takes less than this
 
   void Clear() {
     kind = Kind::kIdle;
@@ -237,9 +242,9 @@ class Scheduler {
   virtual ~Scheduler() = default;
   // Request r is now at instance i: to be prefilled (kv nowhere), or ready to decode (kv on the host).
   virtual void OnQueued(RequestId r, InstanceId i, const ClusterView& view) = 0;
-  // r was taken out of its batch because KV memory ran out. Its KV is on its way to the host (swap; OnQueued follows when it is there), or nowhere
-  // (recomputation; it is prefilled again from `context()` tokens). Follows only for instances that can prefill: elsewhere
-  // the request is routed anew as an arrival.
+  // r was taken out of its batch because KV memory ran out. Its KV is on its way to the host (swap; OnQueued follows when it is
+  // there), or nowhere (recomputation; it is prefilled again from `context()` tokens). Follows only for instances that can
+  // prefill: elsewhere the request is routed anew as an arrival.
   virtual void OnPreempted(RequestId r, InstanceId i, const ClusterView& view) = 0;
   // r is gone from instance i: finished, failed, or routed elsewhere after it lost its KV. Its id may be reused.
   virtual void OnRemoved(RequestId r, InstanceId i, const ClusterView& view) = 0;
@@ -251,7 +256,8 @@ class Scheduler {
 
 // ------------------------------------------------------------------------------------------------------- a named policy
 
-// A named policy is the three parts with defaults. A scenario may take one part from another policy.
+// A named policy is the three parts, which share what they know. They are separate ports so that a part can be written, and
+// tested, alone.
 class Policy : public Placement, public Router, public Scheduler {};
 
 struct PolicyContext {
@@ -261,11 +267,13 @@ struct PolicyContext {
 
 struct PolicyEntry {
   std::string name;
-  std::string help;               // one line
-  bool oracle = false;            // sees output lengths
-  bool owns_fleet = false;        // brings its own number of GPUs instead of fleet.gpus (dedicated)
-  bool needs_forecast = false;    // Placement looks at ModelFacts::forecast
-  std::function<std::unique_ptr<Policy>(const Json& params, const std::string& file, const std::string& path, const PolicyContext&)> create;
+  std::string help;             // one line
+  bool oracle = false;          // sees output lengths
+  bool owns_fleet = false;      // brings its own number of GPUs instead of fleet.gpus (dedicated)
+  bool needs_forecast = false;  // Placement looks at ModelFacts::forecast
+  std::function<std::unique_ptr<Policy>(const Json& params, const std::string& file, const std::string& path,
+                                        const PolicyContext&)>
+      create;
   std::function<Json(const Json& params, const std::string& file, const std::string& path)> resolve;  // with defaults
   std::function<Json()> schema;
 };

@@ -4,8 +4,9 @@
 
 namespace poolsim {
 
-Prices::Prices(const CostModel& form, std::string gpu, const std::vector<ModelFacts>& models, const std::vector<ModelOverrides>& overrides,
-               std::int64_t usable_bytes, std::int64_t load_bytes_per_s, TimePs engine_init)
+Prices::Prices(const CostModel& form, std::string gpu, const std::vector<ModelFacts>& models,
+               const std::vector<ModelOverrides>& overrides, std::int64_t usable_bytes, std::int64_t load_bytes_per_s,
+               TimePs engine_init)
     : form_(form),
       gpu_(std::move(gpu)),
       models_(models),
@@ -29,8 +30,9 @@ const Prices::Entry& Prices::Make(ModelId m, int tp) const {
   e.shared = shared;
   e.cost = shared->cost.get();
   e.weight_bytes = o.weight_bytes > 0 ? o.weight_bytes / tp : e.cost->weight_bytes;
-  e.kv_bytes_per_token = o.kv_bytes_per_token > 0 ? std::max<std::int64_t>(1, static_cast<std::int64_t>(o.kv_bytes_per_token / tp + 0.5))
-                                                  : e.cost->kv_bytes_per_token;
+  e.kv_bytes_per_token = o.kv_bytes_per_token > 0
+                             ? std::max<std::int64_t>(1, static_cast<std::int64_t>(o.kv_bytes_per_token / tp + 0.5))
+                             : e.cost->kv_bytes_per_token;
   e.kv_capacity_tokens = o.kv_capacity_tokens;
   return e;
 }

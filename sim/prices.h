@@ -12,16 +12,17 @@ namespace poolsim {
 
 // What a scenario says instead of the catalogue.
 struct ModelOverrides {
-  std::int64_t weight_bytes = 0;          // over all GPUs of an instance; 0: the catalogue's
-  double kv_bytes_per_token = 0;          // over all GPUs; 0: the catalogue's
-  std::int64_t kv_capacity_tokens = 0;    // beside these weights alone; 0: what memory allows
+  std::int64_t weight_bytes = 0;        // over all GPUs of an instance; 0: the catalogue's
+  double kv_bytes_per_token = 0;        // over all GPUs; 0: the catalogue's
+  std::int64_t kv_capacity_tokens = 0;  // beside these weights alone; 0: what memory allows
 };
 
 class Prices final : public PriceView {
  public:
   // `usable_bytes`: memory per GPU for weights and KV. `load_bytes_per_s`: weights from the host, per GPU.
-  Prices(const CostModel& form, std::string gpu, const std::vector<ModelFacts>& models, const std::vector<ModelOverrides>& overrides,
-         std::int64_t usable_bytes, std::int64_t load_bytes_per_s, TimePs engine_init);
+  Prices(const CostModel& form, std::string gpu, const std::vector<ModelFacts>& models,
+         const std::vector<ModelOverrides>& overrides, std::int64_t usable_bytes, std::int64_t load_bytes_per_s,
+         TimePs engine_init);
 
   TimePs Prefill(ModelId m, int tp, std::int64_t sequences, std::int64_t sum_l, std::int64_t sum_l2) const override {
     return At(m, tp).cost->Prefill(sequences, sum_l, sum_l2);
@@ -29,7 +30,9 @@ class Prices final : public PriceView {
   TimePs DecodeStep(ModelId m, int tp, std::int64_t batch, std::int64_t context_tokens) const override {
     return Decode(m, tp, batch).At(context_tokens);
   }
-  TimePs WeightLoad(ModelId m, int tp) const override { return engine_init_ + TransferTime(WeightBytes(m, tp), load_bytes_per_s_); }
+  TimePs WeightLoad(ModelId m, int tp) const override {
+    return engine_init_ + TransferTime(WeightBytes(m, tp), load_bytes_per_s_);
+  }
   std::int64_t WeightBytes(ModelId m, int tp) const override { return At(m, tp).weight_bytes; }
   std::int64_t KvBytesPerToken(ModelId m, int tp) const override { return At(m, tp).kv_bytes_per_token; }
   std::int64_t KvCapacityTokens(ModelId m, int tp, const std::vector<ModelId>& resident) const override;

@@ -20,7 +20,7 @@ struct Service {
   // Token deadlines: token i is due at arrival + TTFT target + i x TBT target.
   std::int32_t late_tokens = 0;
   // Service attainment (the walk of the paper's figures): after a miss the deadlines count from the late token.
-  TimePs start = 0;             // absolute
+  TimePs start = 0;  // absolute
   TimePs ok = 0;
   std::int32_t last_miss = -1;  // token number
   bool dirty = false;           // has ever missed; clean requests need no looking at
@@ -36,23 +36,23 @@ struct Request {
   InstanceId instance = kNone;
   std::int32_t prompt = 0;
   std::int32_t output = 0;
-  std::int32_t generated = 0;    // stale while the request steps in a batch: see Batch::Generated
-  std::int32_t prefilled = 0;    // chunked prefill: tokens done so far
-  std::int32_t blocks = 0;       // KV blocks booked on `instance`'s GPU outside a stepping batch, or on the host
-  std::int32_t batch = kNone;    // engine's batch number
-  std::int32_t position = kNone; // in the batch's list; see `stepping`
-  std::uint32_t stamp = 0;       // changes whenever the request enters or leaves a batch or the slot
+  std::int32_t generated = 0;     // stale while the request steps in a batch: see Batch::Generated
+  std::int32_t prefilled = 0;     // chunked prefill: tokens done so far
+  std::int32_t blocks = 0;        // KV blocks booked on `instance`'s GPU outside a stepping batch, or on the host
+  std::int32_t batch = kNone;     // engine's batch number
+  std::int32_t position = kNone;  // in the batch's list; see `stepping`
+  std::uint32_t stamp = 0;        // changes whenever the request enters or leaves a batch or the slot
   KvPlace kv = KvPlace::kNowhere;
   bool live = false;
-  bool stepping = false;         // in the batch's stepping list, else in its incoming list
-  bool executing = false;        // in a running prefill or a piece of a running mixed step
-  bool cancelled = false;        // gave up while executing or stepping; removed when that ends
+  bool stepping = false;   // in the batch's stepping list, else in its incoming list
+  bool executing = false;  // in a running prefill or a piece of a running mixed step
+  bool cancelled = false;  // gave up while executing or stepping; removed when that ends
   bool measured = true;
   Outcome outcome = Outcome::kPending;
   // While stepping: after step n of the batch, generated = n + generated_offset and context = n + context_offset.
   std::int64_t generated_offset = 0;
   std::int64_t context_offset = 0;
-  std::int64_t joined_at = 0;    // batch's step count when it joined
+  std::int64_t joined_at = 0;  // batch's step count when it joined
   Service service;
 
   std::int64_t context() const { return std::int64_t{prompt} + generated; }

@@ -29,7 +29,9 @@ void FleetConfig::Describe(Fields& f) {
 }
 
 void SwitchConfig::Describe(Fields& f) {
-  f.Choice("preset", preset, "stages of a switch that are not given below: T0 unoptimised engine, T1 components reused, T2 + staged loads, T3 + prefetch and overlapped KV",
+  f.Choice("preset", preset,
+           "stages of a switch that are not given below: T0 unoptimised engine, T1 components reused, T2 + staged loads, T3 + "
+           "prefetch and overlapped KV",
            {"T0", "T1", "T2", "T3"});
   f.OptReal("engine_init_s", engine_init_s, "engine, executor, profiling, KV allocation, garbage collection, in seconds", 0, 1e6);
   f.OptReal("host_load_GBps", host_load_GBps, "weights from host memory to a GPU, in GB/s per GPU", 0.001, 1e6);
@@ -38,7 +40,8 @@ void SwitchConfig::Describe(Fields& f) {
   f.Choice("prefetch", prefetch_text, "weights may be prefetched behind the running turn", {"preset", "on", "off"});
   prefetch = prefetch_text == "preset" ? std::nullopt : std::optional<bool>(prefetch_text == "on");
   std::string overlap_text = !overlap_kv ? "preset" : *overlap_kv ? "on" : "off";
-  f.Choice("overlap_kv", overlap_text, "KV of a joining request moves in while the rest of its batch runs", {"preset", "on", "off"});
+  f.Choice("overlap_kv", overlap_text, "KV of a joining request moves in while the rest of its batch runs",
+           {"preset", "on", "off"});
   overlap_kv = overlap_text == "preset" ? std::nullopt : std::optional<bool>(overlap_text == "on");
   f.Choice("backing", backing, "where weights are that the host cache does not hold", {"nvme", "remote"});
   f.Real("nvme_load_GBps", nvme_load_GBps, "weights from local NVMe, in GB/s per GPU", 0.001, 1e6);
@@ -48,13 +51,14 @@ void SwitchConfig::Describe(Fields& f) {
   f.Bool("kv_join_free", kv_join_free, "a request that joins a batch on the GPU brings its KV at no cost");
   f.Bool("handover_free", handover_free, "KV goes from prefill to decode at no cost and at once");
   f.Real("both_ways_in", both_ways_in, "share of the rate host to GPU that is left while the other direction is busy", 0.001, 1);
-  f.Real("both_ways_out", both_ways_out, "share of the rate GPU to host that is left while the other direction is busy", 0.001, 1);
+  f.Real("both_ways_out", both_ways_out, "share of the rate GPU to host that is left while the other direction is busy", 0.001,
+         1);
   f.Int("gpus_per_link", gpus_per_link, "neighbouring GPUs that share one PCIe uplink", 1, 1024);
 }
 
 SwitchConfig::Stages SwitchConfig::Resolve() const {
-  // Source: Aegaeon (SOSP 2025): an unoptimised vLLM switch of a 13B model takes 26.9 s, of which its 26 GB at the 2.83 GB/s that were
-  // reached take 9.2 s; component reuse (T1) removes the rest; staged loads (T2) reach 16 GB/s in the authors' simulator.
+  // Source: Aegaeon (SOSP 2025): an unoptimised vLLM switch of a 13B model takes 26.9 s, of which its 26 GB at the 2.83 GB/s that
+  // were reached take 9.2 s; component reuse (T1) removes the rest; staged loads (T2) reach 16 GB/s in the authors' simulator.
   const double load_slow = 2.83;
   Stages stages{0, 16, false, false};
   if (preset == "T0") stages = {26.9 - 26.0 / load_slow, load_slow, false, false};
@@ -75,7 +79,8 @@ void KvConfig::Describe(Fields& f) {
 void TimeoutConfig::Describe(Fields& f) {
   f.OptReal("first_token_s", first_token_s, "clients give up without a first token after this many seconds", 1e-9, kMaxSeconds);
   f.OptReal("total_s", total_s, "clients give up on an unfinished answer after this many seconds", 1e-9, kMaxSeconds);
-  f.Choice("check", check, "exact: at that moment; scheduling: only when an arrival or a finished prefill is routed", {"exact", "scheduling"});
+  f.Choice("check", check, "exact: at that moment; scheduling: only when an arrival or a finished prefill is routed",
+           {"exact", "scheduling"});
 }
 
 void ModelRule::Describe(Fields& f) {
@@ -84,7 +89,8 @@ void ModelRule::Describe(Fields& f) {
   f.OptInt("tp", tp, "TP degree that this model wants when it has instances of its own", 1, 8);
   f.OptReal("weights_gb", weights_gb, "weights in decimal GB, instead of the catalogue's", 0.001, 1e6);
   f.OptReal("kv_bytes_per_token", kv_bytes_per_token, "KV cache bytes of a token, instead of the catalogue's", 1, 1e12);
-  f.OptInt("kv_capacity_tokens", kv_capacity_tokens, "KV tokens that fit beside these weights alone, instead of what memory allows", 1);
+  f.OptInt("kv_capacity_tokens", kv_capacity_tokens,
+           "KV tokens that fit beside these weights alone, instead of what memory allows", 1);
   f.OptReal("ttft_slo_s", ttft_slo_s, "target for the first token, in seconds", 0, kMaxSeconds);
   f.OptReal("tbt_slo_s", tbt_slo_s, "target for the time between two tokens, in seconds", 0, kMaxSeconds);
 }
@@ -96,13 +102,12 @@ void CostConfig::Describe(Fields& f) {
 
 void PolicyConfig::Describe(Fields& f) {
   f.Text("name", name, "policy (poolsim list policies)");
-  f.Text("placement", placement, "policy whose placement is used instead");
-  f.Text("router", router, "policy whose router is used instead");
-  f.Text("scheduler", scheduler, "policy whose scheduler is used instead");
   f.Any("params", params, "a block per policy; `name` selects, and compare uses them all");
 }
 
-void ForecastConfig::Describe(Fields& f) { f.Real("window_s", window_s, "the forecast peak is the busiest window of this many seconds", 1e-3, kMaxSeconds); }
+void ForecastConfig::Describe(Fields& f) {
+  f.Real("window_s", window_s, "the forecast peak is the busiest window of this many seconds", 1e-3, kMaxSeconds);
+}
 
 void MetricsConfig::Describe(Fields& f) {
   f.Real("warmup_s", warmup_s, "requests that arrive before this are served but not counted", 0, kMaxSeconds);
@@ -172,17 +177,16 @@ namespace {
 
 const PolicyEntry& FindPolicy(const std::string& name, const std::string& file, const std::string& path) {
   const PolicyEntry* entry = Registry<PolicyEntry>::Get().Find(name);
-  if (entry == nullptr) throw InputError(fmt::format("{}: {}: {}", file, path, UnknownName("policy", name, Registry<PolicyEntry>::Get().Names())));
+  if (entry == nullptr)
+    throw InputError(fmt::format("{}: {}: {}", file, path, UnknownName("policy", name, Registry<PolicyEntry>::Get().Names())));
   return *entry;
 }
 
 // Names and every block of parameters, also of the policies that are not selected.
 void CheckPolicy(const PolicyConfig& policy, const std::string& file, const std::string& path) {
   FindPolicy(policy.name, file, path + "/name");
-  if (!policy.placement.empty()) FindPolicy(policy.placement, file, path + "/placement");
-  if (!policy.router.empty()) FindPolicy(policy.router, file, path + "/router");
-  if (!policy.scheduler.empty()) FindPolicy(policy.scheduler, file, path + "/scheduler");
-  if (!policy.params.is_object()) throw InputError(fmt::format("{}: {}/params: expected an object with a block per policy", file, path));
+  if (!policy.params.is_object())
+    throw InputError(fmt::format("{}: {}/params: expected an object with a block per policy", file, path));
   for (const auto& [name, block] : policy.params.items()) {
     FindPolicy(name, file, path + "/params/" + name).resolve(block, file, path + "/params/" + name);
   }
@@ -210,7 +214,8 @@ void ResolvePolicy(Json& policy) {
 
 }  // namespace
 
-Scenario ParseScenario(const std::string& text, const std::string& file, const std::string& base_dir, const std::vector<std::string>& assignments) {
+Scenario ParseScenario(const std::string& text, const std::string& file, const std::string& base_dir,
+                       const std::vector<std::string>& assignments) {
   Json json = ParseJson(text, file);
   for (const std::string& assignment : assignments) SetPath(json, assignment);
   Scenario s;
@@ -227,7 +232,8 @@ Scenario ParseScenario(const std::string& text, const std::string& file, const s
     CheckFleet(s.pools[i].fleet, file, path);
     CheckPolicy(s.pools[i].policy, file, path + "/policy");
     for (std::size_t j = 0; j < i; ++j) {
-      if (s.pools[j].name == s.pools[i].name) throw InputError(fmt::format("{}: {}/name: \"{}\" is the name of another pool", file, path, s.pools[i].name));
+      if (s.pools[j].name == s.pools[i].name)
+        throw InputError(fmt::format("{}: {}/name: \"{}\" is the name of another pool", file, path, s.pools[i].name));
     }
   }
   for (std::size_t i = 0; i < s.models.size(); ++i) {
@@ -246,13 +252,16 @@ Scenario ParseScenario(const std::string& text, const std::string& file, const s
   }
   const CostModelEntry* form = Registry<CostModelEntry>::Get().Find(s.cost.form);
   if (form == nullptr) {
-    throw InputError(fmt::format("{}: /cost/form: {}", file, UnknownName("cost-model form", s.cost.form, Registry<CostModelEntry>::Get().Names())));
+    throw InputError(fmt::format("{}: /cost/form: {}", file,
+                                 UnknownName("cost-model form", s.cost.form, Registry<CostModelEntry>::Get().Names())));
   }
-  if (!s.cost.params.is_object()) throw InputError(fmt::format("{}: /cost/params: expected an object with a block per form", file));
+  if (!s.cost.params.is_object())
+    throw InputError(fmt::format("{}: /cost/params: expected an object with a block per form", file));
   for (const auto& [name, block] : s.cost.params.items()) {
     const CostModelEntry* entry = Registry<CostModelEntry>::Get().Find(name);
     if (entry == nullptr) {
-      throw InputError(fmt::format("{}: /cost/params/{}: {}", file, name, UnknownName("cost-model form", name, Registry<CostModelEntry>::Get().Names())));
+      throw InputError(fmt::format("{}: /cost/params/{}: {}", file, name,
+                                   UnknownName("cost-model form", name, Registry<CostModelEntry>::Get().Names())));
     }
     entry->create(block, file, "/cost/params/" + name);
   }

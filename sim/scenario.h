@@ -1,6 +1,7 @@
 // A scenario: what is simulated, as one JSON document with every default stated here.
 //
-// Units are in the keys. Unknown keys are errors. WriteStruct(scenario) is the fully resolved document that goes into the results.
+// Units are in the keys. Unknown keys are errors. WriteStruct(scenario) is the fully resolved document that goes into the
+// results.
 #pragma once
 
 #include <cstdint>
@@ -32,23 +33,24 @@ struct FleetConfig {
   void Describe(Fields& f);
 };
 
-// What a switch of models costs, a key per stage, so that an ablation is a sweep. `preset` fills in the stages that are not given.
+// What a switch of models costs, a key per stage, so that an ablation is a sweep. `preset` fills in the stages that are not
+// given.
 struct SwitchConfig {
   std::string preset = "T3";
-  std::optional<double> engine_init_s;    // engine, executor, profiling, KV allocation, garbage collection
-  std::optional<double> host_load_GBps;   // weights, host memory to GPU, per GPU
-  std::optional<bool> prefetch;           // weights may be prefetched behind the running turn
-  std::optional<bool> overlap_kv;         // KV moves in while other requests of the batch run, and out while weights come in
-  std::string backing = "nvme";           // where weights are that the host cache does not hold: nvme | remote
-  double nvme_load_GBps = 20.28;          // ServerlessLLM on H100, 65.5 GB from local NVMe (published)
-  double remote_load_GBps = 1.29;         // full vLLM restart, 61 GB on A100 (published)
-  double kv_copy_GBps = 16;               // KV between host and GPU, per GPU
-  bool kv_out_free = false;               // KV leaves the GPU at no cost and at once
-  bool kv_join_free = false;              // a request that joins a batch on the GPU brings its KV at no cost
-  bool handover_free = false;             // KV goes from prefill to decode at no cost and at once
-  double both_ways_in = 0.47;             // share of the rate that is left host to GPU while the other direction is busy too
-  double both_ways_out = 0.96;            // the same, GPU to host
-  std::int64_t gpus_per_link = 1;         // instances whose first GPUs share a PCIe uplink share its rate
+  std::optional<double> engine_init_s;   // engine, executor, profiling, KV allocation, garbage collection
+  std::optional<double> host_load_GBps;  // weights, host memory to GPU, per GPU
+  std::optional<bool> prefetch;          // weights may be prefetched behind the running turn
+  std::optional<bool> overlap_kv;        // KV moves in while other requests of the batch run, and out while weights come in
+  std::string backing = "nvme";          // where weights are that the host cache does not hold: nvme | remote
+  double nvme_load_GBps = 20.28;         // ServerlessLLM on H100, 65.5 GB from local NVMe (published)
+  double remote_load_GBps = 1.29;        // full vLLM restart, 61 GB on A100 (published)
+  double kv_copy_GBps = 16;              // KV between host and GPU, per GPU
+  bool kv_out_free = false;              // KV leaves the GPU at no cost and at once
+  bool kv_join_free = false;             // a request that joins a batch on the GPU brings its KV at no cost
+  bool handover_free = false;            // KV goes from prefill to decode at no cost and at once
+  double both_ways_in = 0.47;            // share of the rate that is left host to GPU while the other direction is busy too
+  double both_ways_out = 0.96;           // the same, GPU to host
+  std::int64_t gpus_per_link = 1;        // instances whose first GPUs share a PCIe uplink share its rate
   void Describe(Fields& f);
 
   struct Stages {
@@ -75,11 +77,11 @@ struct TimeoutConfig {
 
 // One rule for the models of the workload whose name matches; the first match wins.
 struct ModelRule {
-  std::string match = "*";                    // * and ? are wildcards
-  std::string llm;                            // catalogue entry; empty: the trace's own `base`
+  std::string match = "*";  // * and ? are wildcards
+  std::string llm;          // catalogue entry; empty: the trace's own `base`
   std::optional<std::int64_t> tp;
-  std::optional<double> weights_gb;           // decimal GB over all GPUs of an instance, instead of the catalogue's
-  std::optional<double> kv_bytes_per_token;   // over all GPUs of an instance
+  std::optional<double> weights_gb;                // decimal GB over all GPUs of an instance, instead of the catalogue's
+  std::optional<double> kv_bytes_per_token;        // over all GPUs of an instance
   std::optional<std::int64_t> kv_capacity_tokens;  // KV tokens that fit beside these weights alone
   std::optional<double> ttft_slo_s;
   std::optional<double> tbt_slo_s;
@@ -94,9 +96,6 @@ struct CostConfig {
 
 struct PolicyConfig {
   std::string name = "aegaeon";
-  std::string placement;  // policy whose Placement is used instead
-  std::string router;
-  std::string scheduler;
   Json params = Json::object();  // a block per policy
   void Describe(Fields& f);
 };
@@ -133,7 +132,7 @@ struct Scenario {
   std::string description;
   std::int64_t seed = 1;
   WorkloadConfig workload;
-  FleetConfig fleet;       // with `policy`, the short form of one pool
+  FleetConfig fleet;  // with `policy`, the short form of one pool
   PolicyConfig policy;
   std::vector<PoolConfig> pools;
   std::vector<ModelRule> models;
@@ -156,7 +155,8 @@ struct Scenario {
 
 // Reads a scenario file, applies `--set` assignments and checks everything that does not need the workload. Throws InputError.
 Scenario LoadScenario(const std::string& file, const std::vector<std::string>& assignments);
-Scenario ParseScenario(const std::string& text, const std::string& file, const std::string& base_dir, const std::vector<std::string>& assignments);
+Scenario ParseScenario(const std::string& text, const std::string& file, const std::string& base_dir,
+                       const std::vector<std::string>& assignments);
 // The resolved document: every default, the blocks of policy and cost form included.
 Json ResolvedScenario(const Scenario& scenario);
 Json ScenarioSchema();

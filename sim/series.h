@@ -1,8 +1,9 @@
 // Arithmetic on runs of steps, in integers.
 //
-// For a fixed batch, step j (from 0) of a run takes a + d j picoseconds: a is the first step, d = per_token x B what every step adds to
-// the context. k steps then take k a + d k (k - 1) / 2, exactly. Everything that a run needs (the step that reaches a
-// quota, the step boundary after an arrival, where two lines cross) is one quadratic in k: solved in double, corrected in integers.
+// For a fixed batch, step j (from 0) of a run takes a + d j picoseconds: a is the first step, d = per_token x B what every step
+// adds to the context. k steps then take k a + d k (k - 1) / 2, exactly. Everything that a run needs (the step that reaches a
+// quota, the step boundary after an arrival, where two lines cross) is one quadratic in k: solved in double, corrected in
+// integers.
 #pragma once
 
 #include <cmath>

@@ -60,8 +60,8 @@ std::string RequestRow(const Request& r, const std::string& pool, const std::str
   const std::string ttft = r.first_token == kNever ? "" : fmt::format("{:.9f}", ToSeconds(r.first_token - r.arrival));
   const std::string e2e = done ? fmt::format("{:.9f}", ToSeconds(r.last_token - r.arrival)) : "";
   const std::string share = done ? fmt::format("{:.6f}", ServiceShare(r, targets)) : "0";
-  return fmt::format("{},{},{},{:.9f},{},{},{},{},{},{},{},{}\n", pool, r.sequence, model, ToSeconds(r.arrival), r.prompt, r.output, OutcomeName(r.outcome),
-                     r.generated, ttft, e2e, r.generated - r.service.late_tokens, share);
+  return fmt::format("{},{},{},{:.9f},{},{},{},{},{},{},{},{}\n", pool, r.sequence, model, ToSeconds(r.arrival), r.prompt,
+                     r.output, OutcomeName(r.outcome), r.generated, ttft, e2e, r.generated - r.service.late_tokens, share);
 }
 
 struct PoolPlan {
@@ -83,7 +83,8 @@ struct PoolOutcome {
 
 }  // namespace
 
-PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const std::vector<std::int32_t>& workload_models, const WorkloadFacts& facts) {
+PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const std::vector<std::int32_t>& workload_models,
+                           const WorkloadFacts& facts) {
   const FleetConfig& fleet = config.fleet;
   setup.name = config.name;
   setup.policy_name = config.policy.name;
@@ -93,7 +94,8 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   setup.fleet.gpus = fleet.gpus;
   setup.fleet.gpus_per_node = fleet.gpus_per_node;
   setup.fleet.tp = static_cast<int>(fleet.tp);
-  setup.fleet.usable_bytes = static_cast<std::int64_t>(static_cast<double>(memory) * fleet.memory_utilisation) - Bytes(fleet.reserve_gb);
+  setup.fleet.usable_bytes =
+      static_cast<std::int64_t>(static_cast<double>(memory) * fleet.memory_utilisation) - Bytes(fleet.reserve_gb);
   const std::int64_t nodes = (fleet.gpus + fleet.gpus_per_node - 1) / fleet.gpus_per_node;
   setup.host_cache_bytes = Bytes(fleet.host_cache_gb);
   setup.host_kv_bytes = Bytes(fleet.host_kv_gb) * nodes;
@@ -134,8 +136,10 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
     // A rule that names no LLM, or that matches the base itself, leaves the trace's base in force.
     std::string llm = rule != nullptr && !rule->llm.empty() ? rule->llm : named.base;
     if (llm.empty()) {
-      throw InputError(fmt::format("{}: /models: nothing says which LLM model \"{}\" of the workload is; add {{\"match\": \"{}\", \"llm\": \"...\"}} (known: {})",
-                                   s.file, named.name, named.name, fmt::join(LlmNames(), ", ")));
+      throw InputError(
+          fmt::format("{}: /models: nothing says which LLM model \"{}\" of the workload is; add {{\"match\": \"{}\", \"llm\": "
+                      "\"...\"}} (known: {})",
+                      s.file, named.name, named.name, fmt::join(LlmNames(), ", ")));
     }
     try {
       model.llm = CanonicalLlm(llm);
@@ -160,49 +164,43 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   const Json block = s.cost.params.contains(s.cost.form) ? s.cost.params[s.cost.form] : Json::object();
   cost = form->create(block, s.file, "/cost/params/" + s.cost.form);
   models = setup.models;
-  prices = std::make_unique<Prices>(*cost, setup.gpu.name, models, overrides, setup.fleet.usable_bytes, setup.host_load, setup.engine_init);
+  prices = std::make_unique<Prices>(*cost, setup.gpu.name, models, overrides, setup.fleet.usable_bytes, setup.host_load,
+                                    setup.engine_init);
 }
 
 PoolParts::PoolParts(const Scenario& s, const PolicyConfig& policy) {
-  // Oracles are served by the engine, which comes after them.
-  const auto part = [&](const std::string& name) -> Policy& {
-    const std::string& wanted = name.empty() ? policy.name : name;
-    for (auto& [known, object] : made_) {
-      if (known == wanted) return *object;
-    }
-    const PolicyEntry* entry = Registry<PolicyEntry>::Get().Find(wanted);
-    const Json params = policy.params.contains(wanted) ? policy.params[wanted] : Json::object();
-    PolicyContext context;
-    context.seed = static_cast<std::uint64_t>(s.seed);
-    context.oracle = entry->oracle ? &oracle_ : nullptr;
-    made_.emplace_back(wanted, entry->create(params, s.file, "/policy/params/" + wanted, context));
-    return *made_.back().second;
-  };
-  Scheduler& scheduler = part(policy.scheduler);
-  router = &part(policy.router);
-  placement = &part(policy.placement);
-  schedulers = {&scheduler};
-  if (auto* also = dynamic_cast<Scheduler*>(router); also != &scheduler) schedulers.push_back(also);
+  // Oracles are served by the engine, which comes after the policy.
+  const PolicyEntry* entry = Registry<PolicyEntry>::Get().Find(policy.name);
+  const Json params = policy.params.contains(policy.name) ? policy.params[policy.name] : Json::object();
+  PolicyContext context;
+  context.seed = static_cast<std::uint64_t>(s.seed);
+  context.oracle = entry->oracle ? &oracle_ : nullptr;
+  made_ = entry->create(params, s.file, "/policy/params/" + policy.name, context);
+  placement = made_.get();
+  router = made_.get();
+  scheduler = made_.get();
 }
 
 namespace {
 
-PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts& facts, const RunOptions& options, bool stream_rows) {
+PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts& facts, const RunOptions& options,
+                    bool stream_rows) {
   const FleetConfig& fleet = plan.config.fleet;
   const PolicyConfig& policy = plan.config.policy;
   PreparedPool pool(s, plan.config, plan.models, facts);
   pool.setup.check = options.check;
   PoolParts parts(s, policy);
 
-  const bool owns_fleet = Registry<PolicyEntry>::Get().Find(policy.placement.empty() ? policy.name : policy.placement)->owns_fleet;
-  Engine engine(pool.setup, *pool.prices, *parts.placement, *parts.router, parts.schedulers);
+  const bool owns_fleet = Registry<PolicyEntry>::Get().Find(policy.name)->owns_fleet;
+  Engine engine(pool.setup, *pool.prices, *parts.placement, *parts.router, *parts.scheduler);
   parts.ServeOracles(engine);
   PoolOutcome out;
   out.instances = static_cast<std::int64_t>(engine.plan().size());
   std::int64_t owned = 0;
   for (const InstanceFacts& f : engine.plan()) owned += f.tp;
   if (!owns_fleet && owned > fleet.gpus) {
-    throw InfeasibleError(fmt::format("pool {}: policy {} planned {} GPUs of {}", plan.config.name, policy.name, owned, fleet.gpus));
+    throw InfeasibleError(
+        fmt::format("pool \"{}\": policy {} planned {} GPUs of {}", plan.config.name, policy.name, owned, fleet.gpus));
   }
   const std::string pool_cell = Cell(plan.config.name);
   std::vector<std::string> model_cells;
@@ -263,7 +261,8 @@ std::vector<PoolPlan> AssignModels(const Scenario& s, const WorkloadFacts& facts
 }  // namespace
 
 const char* RequestRowHeader() {
-  return "pool,request,model,arrival_s,prompt_tokens,output_tokens,outcome,generated_tokens,ttft_s,e2e_s,on_time_tokens,service_share\n";
+  return "pool,request,model,arrival_s,prompt_tokens,output_tokens,outcome,generated_tokens,ttft_s,e2e_s,on_time_tokens,service_"
+         "share\n";
 }
 
 WorkloadFacts SurveyWorkload(const Scenario& s) { return SurveyRequests(s, *OpenWorkload(ContextOf(s))); }
@@ -287,7 +286,7 @@ WorkloadFacts SurveyRequests(const Scenario& s, RequestSource& source) {
     ++f.requests;
     prompts[m] += spec.prompt_tokens;
     outputs[m] += spec.output_tokens;
-    f.max_prompt = std::max<std::int64_t>(f.max_prompt, spec.prompt_tokens);
+    f.mean_prompt2 += static_cast<double>(spec.prompt_tokens) * spec.prompt_tokens;
     Peak& peak = peaks[m];
     const std::int64_t at = spec.arrival / window;
     if (at != peak.window) {
@@ -297,7 +296,8 @@ WorkloadFacts SurveyRequests(const Scenario& s, RequestSource& source) {
     peak.most = std::max(peak.most, ++peak.here);
     facts.last_arrival = spec.arrival;
     ++facts.requests;
-    for (const std::int64_t x : {spec.arrival, std::int64_t{spec.model}, std::int64_t{spec.prompt_tokens}, std::int64_t{spec.output_tokens}}) {
+    for (const std::int64_t x :
+         {spec.arrival, std::int64_t{spec.model}, std::int64_t{spec.prompt_tokens}, std::int64_t{spec.output_tokens}}) {
       hash = (std::rotl(hash, 25) ^ static_cast<std::uint64_t>(x)) * 0x9e3779b97f4a7c15u;
     }
   }
@@ -315,6 +315,7 @@ WorkloadFacts SurveyRequests(const Scenario& s, RequestSource& source) {
     f.peak_rate = std::max(f.mean_rate, static_cast<double>(peaks[m].most) / length);
     f.mean_prompt = static_cast<double>(prompts[m]) / n;
     f.mean_output = static_cast<double>(outputs[m]) / n;
+    f.mean_prompt2 /= n;
   }
   facts.hash = fmt::format("{:016x}", hash);
   return facts;
@@ -322,14 +323,8 @@ WorkloadFacts SurveyRequests(const Scenario& s, RequestSource& source) {
 
 Scenario WithPolicy(const Scenario& scenario, const std::string& name) {
   Scenario s = scenario;
-  const auto take = [&name](PolicyConfig& policy) {
-    policy.name = name;
-    policy.placement.clear();
-    policy.router.clear();
-    policy.scheduler.clear();
-  };
-  take(s.policy);
-  for (PoolConfig& pool : s.pools) take(pool.policy);
+  s.policy.name = name;
+  for (PoolConfig& pool : s.pools) pool.policy.name = name;
   return s;
 }
 
@@ -373,7 +368,8 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
     result.instances += out.instances;
     result.end = std::max(result.end, out.engine.end);
     result.events += out.engine.events;
-    result.fingerprint = (std::rotl(result.fingerprint, 17) ^ out.engine.fingerprint) * (plans.size() == 1 ? 1 : 0x9e3779b97f4a7c15u);
+    result.fingerprint =
+        (std::rotl(result.fingerprint, 17) ^ out.engine.fingerprint) * (plans.size() == 1 ? 1 : 0x9e3779b97f4a7c15u);
     result.requests += out.engine.requests;
     if (result.windows.size() < out.windows.size()) result.windows.resize(out.windows.size());
     for (std::size_t w = 0; w < out.windows.size(); ++w) {
@@ -397,6 +393,11 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
       result.models.push_back(std::move(row));
     }
     if (plans.size() > 1 && options.request_rows) options.request_rows(out.rows);
+  }
+  if (result.total.requests == 0) {
+    throw InputError(fmt::format("{}: /metrics: no request is counted: none arrives between warmup_s = {} and {}", s.file,
+                                 s.metrics.warmup_s,
+                                 s.metrics.horizon_s ? fmt::format("horizon_s = {}", *s.metrics.horizon_s) : "the end"));
   }
   // GPUs are owned until the last pool is done: a pool that drains earlier stands idle.
   result.owned = static_cast<__int128>(result.gpus) * result.end;

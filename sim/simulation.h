@@ -1,5 +1,5 @@
-// From a scenario to results: opens the workload, forecasts, sets up every pool with its policy and prices, runs the pools (on threads), and
-// merges them in the order of the scenario.
+// From a scenario to results: opens the workload, forecasts, sets up every pool with its policy and prices, runs the pools (on
+// threads), and merges them in the order of the scenario.
 #pragma once
 
 #include <cstdint>
@@ -24,20 +24,20 @@ struct ModelRow {
 
 // The metrics of one run, all pools merged.
 struct RunResult {
-  std::string policy;                  // joined with "+" when pools differ
+  std::string policy;  // joined with "+" when pools differ
   bool feasible = true;
-  std::string reason;                  // when not feasible
+  std::string reason;  // when not feasible
   std::int64_t gpus = 0;
   std::int64_t stranded_gpus = 0;
   std::int64_t instances = 0;
-  TimePs end = 0;                      // when the last pool ended
+  TimePs end = 0;  // when the last pool ended
   double wall_s = 0;
-  double peak_rss_mb = 0;              // of the process so far
+  double peak_rss_mb = 0;  // of the process so far
   std::int64_t events = 0;
-  std::uint64_t fingerprint = 0;       // of all pools' fingerprints in order
-  std::int64_t requests = 0;           // all that came in, the warm-up's included
+  std::uint64_t fingerprint = 0;  // of all pools' fingerprints in order
+  std::int64_t requests = 0;      // all that came in, the warm-up's included
   ModelMetrics total;
-  std::vector<ModelRow> models;        // in order of the workload's names, pool by pool
+  std::vector<ModelRow> models;  // in order of the workload's names, pool by pool
   std::vector<Window> windows;
   std::array<GpuTime, kActivities> activity{};
   GpuTime owned = 0;
@@ -50,8 +50,8 @@ struct RunResult {
 // What is found out about the workload before a run: its models, and their load.
 struct WorkloadFacts {
   ModelNames names;
-  std::vector<Forecast> forecast;      // by model
-  std::string hash;                    // 16 hex digits over the requests as the simulation sees them
+  std::vector<Forecast> forecast;  // by model
+  std::string hash;                // 16 hex digits over the requests as the simulation sees them
   SourceCounts counts;
   std::int64_t requests = 0;
   TimePs last_arrival = 0;
@@ -60,7 +60,7 @@ struct WorkloadFacts {
 struct RunOptions {
   int threads = 1;
   bool check = false;
-  ProgressSink progress;                    // called from the thread that runs the (only, or first) pool
+  ProgressSink progress;                                     // called from the thread that runs the (only, or first) pool
   std::function<void(const std::string& row)> request_rows;  // rows of requests.csv, when asked for; pools in order
   TokenObserver* observer = nullptr;
 };
@@ -73,42 +73,43 @@ WorkloadFacts SurveyRequests(const Scenario& scenario, RequestSource& source);
 // A pool, resolved to what an engine takes. Throws InputError.
 struct PreparedPool {
   // `workload_models`: the models of the workload that run here.
-  PreparedPool(const Scenario& scenario, const PoolConfig& config, const std::vector<std::int32_t>& workload_models, const WorkloadFacts& facts);
+  PreparedPool(const Scenario& scenario, const PoolConfig& config, const std::vector<std::int32_t>& workload_models,
+               const WorkloadFacts& facts);
   PreparedPool(const PreparedPool&) = delete;
   PreparedPool& operator=(const PreparedPool&) = delete;
 
   PoolSetup setup;
-  std::vector<ModelFacts> models;        // those of `setup`, for the prices, which outlive the engine
-  std::vector<ModelId> to_pool;          // number here of the workload's models; kNone: another pool's
+  std::vector<ModelFacts> models;  // those of `setup`, for the prices, which outlive the engine
+  std::vector<ModelId> to_pool;    // number here of the workload's models; kNone: another pool's
   std::unique_ptr<CostModel> cost;
   std::unique_ptr<Prices> prices;
 };
 
-// The parts that decide in a pool, each from the policy that the scenario names for it. They have state: one run each.
+// The three parts of a pool's policy. They have state: one run each.
 class PoolParts {
  public:
   PoolParts(const Scenario& scenario, const PolicyConfig& policy);
   PoolParts(const PoolParts&) = delete;
   PoolParts& operator=(const PoolParts&) = delete;
-  // Who answers the oracles among the parts; must come before the run.
+  // Who answers an oracle; must come before the run.
   void ServeOracles(const Oracle& oracle) { oracle_.behind = &oracle; }
 
   Placement* placement = nullptr;
   Router* router = nullptr;
-  std::vector<Scheduler*> schedulers;    // the first one decides; all are told what happens
+  Scheduler* scheduler = nullptr;
 
  private:
   struct LateOracle final : Oracle {
     const Oracle* behind = nullptr;
     std::int32_t output_tokens(RequestId r) const override { return behind->output_tokens(r); }
   } oracle_;
-  std::vector<std::pair<std::string, std::unique_ptr<Policy>>> made_;
+  std::unique_ptr<Policy> made_;
 };
 
 // Runs the scenario. Throws InfeasibleError when a policy cannot place its models, InputError for anything else that is wrong.
 RunResult Simulate(const Scenario& scenario, const WorkloadFacts& facts, const RunOptions& options);
 
-// The scenario with `name` as the policy of all pools, all three parts of it (for compare).
+// The scenario with `name` as the policy of all pools (for compare).
 Scenario WithPolicy(const Scenario& scenario, const std::string& name);
 
 // Header line of requests.csv.

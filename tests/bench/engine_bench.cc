@@ -33,11 +33,16 @@ void Replay(benchmark::State& state, const Scenario& scenario) {
   Report(state, requests, events, gpu_seconds);
 }
 
-const char* kLengths = R"("prompt_tokens": {"exponential": 500, "max": 4000}, "output_tokens": {"exponential": 200, "max": 2000})";
+const char* kLengths =
+    R"("prompt_tokens": {"exponential": 500, "max": 4000}, "output_tokens": {"exponential": 200, "max": 2000})";
 
 void BM_Dedicated1000Instances(benchmark::State& state) {
-  Replay(state, Parse(std::string(R"({"workload": {"source": "poisson", "params": {"requests": 1000000, "models": 1000, "rate_per_model": 1, "llm": "qwen2.5-7b", )") +
-                      kLengths + R"(}}, "policy": {"name": "dedicated", "params": {"dedicated": {"replicas": 1}}}})"));
+  Replay(
+      state,
+      Parse(
+          std::string(
+              R"({"workload": {"source": "poisson", "params": {"requests": 1000000, "models": 1000, "rate_per_model": 1, "llm": "qwen2.5-7b", )") +
+          kLengths + R"(}}, "policy": {"name": "dedicated", "params": {"dedicated": {"replicas": 1}}}})"));
 }
 BENCHMARK(BM_Dedicated1000Instances)->Unit(benchmark::kMillisecond)->Iterations(1);
 
@@ -50,7 +55,10 @@ void BM_Aegaeon80ModelsOn16Gpus(benchmark::State& state) {
 BENCHMARK(BM_Aegaeon80ModelsOn16Gpus)->Unit(benchmark::kMillisecond)->Iterations(1);
 
 void BM_ServerlessLlm80ModelsOn16Gpus(benchmark::State& state) {
-  Replay(state, Parse(R"({"workload": {"source": "poisson", "params": {"requests": 100000, "models": 80, "rate_per_model": 0.03, "llm": "qwen2.5-7b",
+  Replay(
+      state,
+      Parse(
+          R"({"workload": {"source": "poisson", "params": {"requests": 100000, "models": 80, "rate_per_model": 0.03, "llm": "qwen2.5-7b",
     "prompt_tokens": {"lognormal": {"mean": 330, "sigma": 1.2}, "max": 3000}, "output_tokens": {"exponential": 250, "max": 1000}}},
     "fleet": {"gpu": "h800", "gpus": 16}, "policy": {"name": "serverless-llm"}, "timeouts": {"first_token_s": 30}})"));
 }
@@ -60,8 +68,10 @@ BENCHMARK(BM_ServerlessLlm80ModelsOn16Gpus)->Unit(benchmark::kMillisecond)->Iter
 void BM_DedicatedOutputTokens(benchmark::State& state) {
   const std::string output = std::to_string(state.range(0));
   const std::string rate = std::to_string(20.0 / static_cast<double>(state.range(0)));
-  Replay(state, Parse(R"({"workload": {"source": "poisson", "params": {"requests": 200000, "models": 100, "rate_per_model": )" + rate + R"(, "llm": "qwen2.5-7b",
-    "prompt_tokens": {"fixed": 200}, "output_tokens": {"fixed": )" + output + R"(}}}, "policy": {"name": "dedicated", "params": {"dedicated": {"replicas": 1}}}})"));
+  Replay(state, Parse(R"({"workload": {"source": "poisson", "params": {"requests": 200000, "models": 100, "rate_per_model": )" +
+                      rate + R"(, "llm": "qwen2.5-7b",
+    "prompt_tokens": {"fixed": 200}, "output_tokens": {"fixed": )" +
+                      output + R"(}}}, "policy": {"name": "dedicated", "params": {"dedicated": {"replicas": 1}}}})"));
 }
 BENCHMARK(BM_DedicatedOutputTokens)->Arg(10)->Arg(100)->Arg(1000)->Arg(10000)->Unit(benchmark::kMillisecond)->Iterations(1);
 
@@ -75,7 +85,8 @@ void BM_ArtifactLargestWorkload(benchmark::State& state) {
   std::int64_t requests = 0, events = 0;
   double gpu_seconds = 0;
   for (auto _ : state) {
-    const Scenario scenario = LoadScenario(POOLSIM_SOURCE_DIR "/results/artifact/scenario.json", {"workload.path=" + trace, "policy.name=aegaeon"});
+    const Scenario scenario =
+        LoadScenario(POOLSIM_SOURCE_DIR "/results/artifact/scenario.json", {"workload.path=" + trace, "policy.name=aegaeon"});
     const RunResult r = Simulate(scenario, SurveyWorkload(scenario), {});
     requests += r.requests;
     events += r.events;

@@ -1,5 +1,5 @@
-// The engine executes grants in closed form; tests/reference/token_engine.cc makes one event per token. On random small scenarios both must give
-// every token of every request at the same picosecond, whatever the policy, and the same counters at the end.
+// The engine executes grants in closed form; tests/reference/token_engine.cc makes one event per token. On random small scenarios
+// both must give every token of every request at the same picosecond, whatever the policy, and the same counters at the end.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -59,15 +59,16 @@ std::string CompareHistogram(const std::string& what, const Histogram& engine, c
   if (engine.MeanSeconds() != mean) return Difference(what + " mean", std::to_string(engine.MeanSeconds()), std::to_string(mean));
   for (const double q : {0.01, 0.25, 0.5, 0.9, 0.99}) {
     if (engine.Quantile(q) != plain.Quantile(q)) {
-      return Difference(fmt::format("{} quantile {}", what, q), std::to_string(engine.Quantile(q)), std::to_string(plain.Quantile(q)));
+      return Difference(fmt::format("{} quantile {}", what, q), std::to_string(engine.Quantile(q)),
+                        std::to_string(plain.Quantile(q)));
     }
   }
   return {};
 }
 
 // The first difference between a run of the engine and the same run token by token; empty when there is none.
-std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResult& result, const Seen& seen, const TokenEngine& reference,
-                            const std::vector<RequestSpec>& requests) {
+std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResult& result, const Seen& seen,
+                            const TokenEngine& reference, const std::vector<RequestSpec>& requests) {
   // The earliest token that differs is where they part; what comes later follows from it.
   TimePs earliest = kNever;
   std::string difference;
@@ -80,8 +81,9 @@ std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResul
       if (a == b) continue;
       if (std::min(a, b) < earliest) {
         earliest = std::min(a, b);
-        difference = Difference(fmt::format("request {} ({} at {} ps, {} + {} tokens), token {}", r, s.models[static_cast<std::size_t>(requests[r].model)].match,
-                                            requests[r].arrival, requests[r].prompt_tokens, requests[r].output_tokens, n),
+        difference = Difference(fmt::format("request {} ({} at {} ps, {} + {} tokens), token {}", r,
+                                            s.models[static_cast<std::size_t>(requests[r].model)].match, requests[r].arrival,
+                                            requests[r].prompt_tokens, requests[r].output_tokens, n),
                                 a == kNever ? "none" : fmt::format("{} ps", a), b == kNever ? "none" : fmt::format("{} ps", b));
       }
       break;
@@ -93,8 +95,10 @@ std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResul
   };
   number("requests", result.requests, static_cast<std::int64_t>(reference.records().size()));
   for (std::size_t r = 0; r < reference.records().size(); ++r) {
-    number(fmt::format("outcome of request {}", r), OutcomeName(seen.outcomes[r]), std::string(OutcomeName(reference.records()[r].outcome)));
-    number(fmt::format("tokens of request {}", r), seen.generated[r], static_cast<std::int32_t>(reference.records()[r].tokens.size()));
+    number(fmt::format("outcome of request {}", r), OutcomeName(seen.outcomes[r]),
+           std::string(OutcomeName(reference.records()[r].outcome)));
+    number(fmt::format("tokens of request {}", r), seen.generated[r],
+           static_cast<std::int32_t>(reference.records()[r].tokens.size()));
   }
   number("end", result.end, reference.end());
   Metrics& metrics = engine.metrics();
@@ -116,7 +120,8 @@ std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResul
     number("requests on time" + of, a.on_time_requests, b.on_time_requests);
     number("smooth requests" + of, a.smooth_requests, b.smooth_requests);
     number("switches" + of, a.switches, b.switches);
-    if (difference.empty() && std::abs(a.service - b.service) > 1e-12 * static_cast<double>(std::max<std::int64_t>(1, b.requests))) {
+    if (difference.empty() &&
+        std::abs(a.service - b.service) > 1e-12 * static_cast<double>(std::max<std::int64_t>(1, b.requests))) {
       number("service" + of, a.service, b.service);
     }
     for (const std::string& d : {CompareHistogram("TTFT" + of, a.ttft, b.ttft), CompareHistogram("TBT" + of, a.tbt, b.tbt),
@@ -154,7 +159,7 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   PoolParts fast_parts(s, config.policy);
   std::unique_ptr<Engine> engine;
   try {
-    engine = std::make_unique<Engine>(pool.setup, *pool.prices, *fast_parts.placement, *fast_parts.router, fast_parts.schedulers);
+    engine = std::make_unique<Engine>(pool.setup, *pool.prices, *fast_parts.placement, *fast_parts.router, *fast_parts.scheduler);
   } catch (const InfeasibleError&) {
     return false;
   }
@@ -169,7 +174,7 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   const EngineResult result = engine->Run(source, [&](std::int32_t m) { return pool.to_pool[static_cast<std::size_t>(m)]; });
 
   PoolParts slow_parts(s, config.policy);
-  TokenEngine reference(pool.setup, *pool.prices, *slow_parts.placement, *slow_parts.router, slow_parts.schedulers);
+  TokenEngine reference(pool.setup, *pool.prices, *slow_parts.placement, *slow_parts.router, *slow_parts.scheduler);
   slow_parts.ServeOracles(reference);
   reference.Run(random.requests);  // the pool's model numbers are the workload's: one pool takes all
 

@@ -1,4 +1,5 @@
-// What holds for every policy on random small scenarios: a policy that registers is tested by this file without a line being added.
+// What holds for every policy on random small scenarios: a policy that registers is tested by this file without a line being
+// added.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -13,7 +14,7 @@
 namespace poolsim {
 namespace {
 
-constexpr int kScenarios = 60;             // per policy and statement
+constexpr int kScenarios = 60;                  // per policy and statement
 constexpr std::uint64_t kFirstSeed = 1u << 20;  // others than those of exact_test.cc
 
 struct RequestEnd {
@@ -51,7 +52,7 @@ std::unique_ptr<Outcomes> RunOne(const RandomScenario& random, bool check) {
   PoolParts parts(s, config.policy);
   auto out = std::make_unique<Outcomes>();
   try {
-    Engine engine(pool.setup, *pool.prices, *parts.placement, *parts.router, parts.schedulers);
+    Engine engine(pool.setup, *pool.prices, *parts.placement, *parts.router, *parts.scheduler);
     parts.ServeOracles(engine);
     out->ends.resize(random.requests.size());
     out->tokens.resize(random.requests.size());
@@ -93,8 +94,9 @@ TEST_CASE("Every policy keeps the books and loses no request", "[property]") {
       const auto run = RunOne(random, true);
       if (run == nullptr) return false;
       const EngineResult& result = run->result;
-      const std::int64_t over = run->total[static_cast<int>(Outcome::kFinished)] + run->total[static_cast<int>(Outcome::kTimeout)] +
-                                run->total[static_cast<int>(Outcome::kKvPrompt)] + run->total[static_cast<int>(Outcome::kKvGrowth)];
+      const std::int64_t over =
+          run->total[static_cast<int>(Outcome::kFinished)] + run->total[static_cast<int>(Outcome::kTimeout)] +
+          run->total[static_cast<int>(Outcome::kKvPrompt)] + run->total[static_cast<int>(Outcome::kKvGrowth)];
       REQUIRE(result.requests == over + result.unfinished);
       REQUIRE(result.unfinished == run->total[static_cast<int>(Outcome::kPending)]);
       if (!random.json["metrics"].contains("horizon_s")) {

@@ -13,7 +13,9 @@ class Dice {
  public:
   Dice(std::uint64_t seed, const std::string& name) : rng_(seed, "random scenario", name) {}
   bool Chance(double p) { return rng_.Uniform01() < p; }
-  std::int64_t Int(std::int64_t low, std::int64_t high) { return low + static_cast<std::int64_t>(rng_.Below(static_cast<std::uint64_t>(high - low + 1))); }
+  std::int64_t Int(std::int64_t low, std::int64_t high) {
+    return low + static_cast<std::int64_t>(rng_.Below(static_cast<std::uint64_t>(high - low + 1)));
+  }
   double Real(double low, double high) { return low + (high - low) * rng_.Uniform01(); }
   double Log(double low, double high) { return low * std::pow(high / low, rng_.Uniform01()); }
   // Few digits, so that a printed scenario is the one that was run.
@@ -60,7 +62,8 @@ Json PolicyParams(const PolicyEntry& policy, Dice& dice) {
     if (const auto at = Worthwhile().find(key); at != Worthwhile().end()) {
       params[key] = dice.Of(at->second);
     } else if (property.contains("enum")) {
-      params[key] = property["enum"][static_cast<std::size_t>(dice.Int(0, static_cast<std::int64_t>(property["enum"].size()) - 1))];
+      params[key] =
+          property["enum"][static_cast<std::size_t>(dice.Int(0, static_cast<std::int64_t>(property["enum"].size()) - 1))];
     } else if (property.contains("type") && property["type"] == "boolean") {
       params[key] = dice.Chance(0.5);
     }
@@ -68,20 +71,27 @@ Json PolicyParams(const PolicyEntry& policy, Dice& dice) {
   return params;
 }
 
-// Prices with few distinct values, so that things on different instances happen at the same picosecond.
-Json LockstepCost(const std::vector<std::string>& llms, Dice& dice) {
+// Steps of 10 ms until the batch has `crossing` tokens of context, and longer ones from there on: things on different instances
+// happen at the same picosecond, the crossing of two lines among them.
+Json LockstepCost(const std::vector<std::string>& llms, std::int64_t crossing, Dice& dice) {
   Json rows = Json::array();
-  const double slope = dice.Of(std::vector<double>{0, 0, 0.01, -0.005});
   for (const std::string& llm : llms) {
-    rows.push_back({{"llm", llm},
-                    {"prefill_ms", {{"base", dice.Of(std::vector<double>{10, 20})}, {"per_token", 0}, {"per_token2", 0}}},
-                    {"decode_ms", {{"base", 10}, {"per_token", slope}, {"per_request", 0}}}});
+    rows.push_back(
+        {{"llm", llm},
+         {"prefill_ms", {{"base", dice.Of(std::vector<double>{10, 20})}, {"per_token", 0}, {"per_token2", 0}}},
+         {"decode_ms", {{"base", 10 - 0.01 * static_cast<double>(crossing)}, {"per_token", 0.01}, {"per_request", 0}}}});
   }
-  return {{"form", "linear"}, {"params", {{"linear", {{"models", rows}, {"floor_us", dice.Of(std::vector<double>{1, 8000, 12000})}}}}}};
+  return {{"form", "linear"}, {"params", {{"linear", {{"models", rows}, {"floor_us", 10000}}}}}};
 }
 
 Json LinearCost(const std::vector<std::string>& llms, Dice& dice) {
   Json rows = Json::array();
+  // Fit and floor often cross at a context that batches really have.
+  const double base = dice.Round(dice.Real(4, 20));
+  const double slope = dice.Round(dice.Chance(0.25) ? -dice.Log(0.001, 0.02) : dice.Log(0.0002, 0.05));
+  const bool alike = dice.Chance(0.6);
+  const double floor_ms =
+      alike ? std::max(0.1, dice.Round(base + slope * dice.Log(10, 2000))) : dice.Of(std::vector<double>{0.001, 10, 25});
   for (const std::string& llm : llms) {
     const bool falling = dice.Chance(0.25);
     rows.push_back({{"llm", llm},
@@ -90,17 +100,17 @@ Json LinearCost(const std::vector<std::string>& llms, Dice& dice) {
                       {"per_token", dice.Round(dice.Real(0.01, 0.2))},
                       {"per_token2", dice.Chance(0.3) ? -1e-6 : dice.Of(std::vector<double>{0, 1e-5})}}},
                     {"decode_ms",
-                     {{"base", dice.Round(dice.Real(4, 20))},
-                      {"per_token", dice.Round(falling ? dice.Real(-0.005, 0) : dice.Log(0.0002, 0.05))},
-                      {"per_request", dice.Round(dice.Real(0, 0.5))}}}});
+                     {{"base", alike ? base : dice.Round(dice.Real(4, 20))},
+                      {"per_token", alike ? slope : dice.Round(falling ? dice.Real(-0.005, 0) : dice.Log(0.0002, 0.05))},
+                      {"per_request", dice.Round(dice.Real(0, alike ? 0.05 : 0.5))}}}});
   }
-  return {{"form", "linear"}, {"params", {{"linear", {{"models", rows}, {"floor_us", dice.Of(std::vector<double>{1, 10000, 25000})}}}}}};
+  return {{"form", "linear"}, {"params", {{"linear", {{"models", rows}, {"floor_us", dice.Round(1000 * floor_ms)}}}}}};
 }
 
 Json PhysicsCost(Dice& dice) {
   Json params = Json::object();
   // A host line that the GPU's crosses as contexts grow.
-  if (dice.Chance(0.7)) params["host_us_per_layer"] = dice.Round(dice.Real(50, 900));
+  if (dice.Chance(0.7)) params["host_us_per_layer"] = dice.Round(dice.Real(50, 500));
   if (dice.Chance(0.5)) params["kv_read"] = 0.01;
   if (dice.Chance(0.3)) params["host_ms_per_step"] = dice.Round(dice.Real(0, 5));
   return {{"form", "physics"}, {"params", {{"physics", params}}}};
@@ -111,8 +121,8 @@ Json PhysicsCost(Dice& dice) {
 std::string RandomScenario::Text() const {
   std::string text = json.dump(1) + "\narrival_s,model,prompt_tokens,output_tokens\n";
   for (const RequestSpec& r : requests) {
-    text += fmt::format("{}.{:012},{},{},{}\n", r.arrival / kPsPerSecond, r.arrival % kPsPerSecond, names[static_cast<std::size_t>(r.model)], r.prompt_tokens,
-                        r.output_tokens);
+    text += fmt::format("{}.{:012},{},{},{}\n", r.arrival / kPsPerSecond, r.arrival % kPsPerSecond,
+                        names[static_cast<std::size_t>(r.model)], r.prompt_tokens, r.output_tokens);
   }
   return text;
 }
@@ -124,13 +134,17 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
   j["seed"] = static_cast<std::int64_t>(seed);
 
   // Models and GPUs.
-  const std::vector<std::string> llms = {"qwen2.5-1.5b", "qwen2.5-7b", "yi-1.5-6b", "yi-1.5-9b", "llama-2-7b", "llama-2-13b", "qwen2.5-14b"};
+  const std::vector<std::string> llms = {"qwen2.5-1.5b", "qwen2.5-7b",  "yi-1.5-6b",  "yi-1.5-9b",
+                                         "llama-2-7b",   "llama-2-13b", "qwen2.5-14b"};
   const bool lockstep = dice.Chance(0.25);
   const std::int64_t models = dice.Int(1, 6);
   const std::int64_t tp = dice.Chance(0.25) ? 2 : 1;
   // KV memory for some tens to thousands of tokens, or what the GPU really has.
   const bool tight = dice.Chance(0.75);
   const std::int64_t block = dice.Of(std::vector<std::int64_t>{1, 7, 16});
+  // Sometimes memory runs out in the very step in which the lines cross.
+  const std::int64_t crossing = dice.Int(20, 600);
+  const bool together = lockstep && dice.Chance(0.3);
   std::vector<std::string> used;
   double largest_gb = 0, all_gb = 0;
   j["models"] = Json::array();
@@ -146,14 +160,20 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
       largest_gb = std::max(largest_gb, gb);
       all_gb += gb;
     }
-    if (dice.Chance(0.15)) rule["kv_capacity_tokens"] = dice.Int(40, 1500) / block * block + block;
+    if (together) {
+      rule["kv_capacity_tokens"] = (crossing + dice.Int(0, 4)) / block * block + block;
+    } else if (dice.Chance(0.15)) {
+      rule["kv_capacity_tokens"] = dice.Int(40, 1500) / block * block + block;
+    }
     if (dice.Chance(0.1)) rule["tp"] = dice.Int(1, 2);
     if (dice.Chance(0.2)) rule["tbt_slo_s"] = dice.Round(dice.Real(0.01, 0.1));
     j["models"].push_back(rule);
   }
   Json fleet;
   fleet["gpu"] = dice.Of(std::vector<std::string>{"h100", "h800", "h20", "a10", "a100-80gb"});
-  fleet["gpus"] = tp * dice.Int(policy.name == "muxserve" ? 1 : 2, 12 / tp);
+  // Often so few GPUs that models must share them: with muxserve side by side.
+  const bool mux = policy.name == "muxserve";
+  fleet["gpus"] = tp * dice.Int(mux ? 1 : 2, dice.Chance(mux ? 0.7 : 0.4) ? (mux ? 2 : 3) : 12 / tp);
   fleet["tp"] = tp;
   fleet["gpus_per_node"] = dice.Of(std::vector<std::int64_t>{2, 4, 8});
   fleet["host_cache_gb"] = dice.Of(std::vector<double>{0, 8, 1024});
@@ -162,12 +182,13 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
     fleet["memory_utilisation"] = 1;
     fleet["reserve_gb"] = 0;
     // Two of them, all of them, or the largest alone.
-    const double weights = dice.Of(std::vector<double>{largest_gb, 2 * largest_gb, all_gb}) / static_cast<double>(tp);
+    const double weights = (mux && dice.Chance(0.6) ? all_gb : dice.Of(std::vector<double>{largest_gb, 2 * largest_gb, all_gb})) /
+                           static_cast<double>(tp);
     fleet["gpu_memory_gb"] = dice.Round(weights + dice.Log(0.1, 6));
   }
   j["fleet"] = fleet;
 
-  j["cost"] = lockstep ? LockstepCost(used, dice) : dice.Chance(0.5) ? LinearCost(used, dice) : PhysicsCost(dice);
+  j["cost"] = lockstep ? LockstepCost(used, crossing, dice) : dice.Chance(0.5) ? LinearCost(used, dice) : PhysicsCost(dice);
   j["policy"] = {{"name", policy.name}, {"params", {{policy.name, PolicyParams(policy, dice)}}}};
   j["slo"] = {{"ttft_slo_s", dice.Round(dice.Log(0.02, 10))}, {"tbt_slo_s", dice.Round(dice.Log(0.005, 0.2))}};
 
@@ -205,11 +226,14 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
       r.arrival = at;
       r.model = static_cast<std::int32_t>(dice.Chance(0.5) ? model : dice.Int(0, models - 1));
       r.prompt_tokens = static_cast<std::int32_t>(lockstep && dice.Chance(0.5) ? longest_prompt : dice.Int(1, longest_prompt));
-      r.output_tokens = static_cast<std::int32_t>(dice.Chance(0.1) ? 1 : lockstep && dice.Chance(0.5) ? longest_output : dice.Int(1, longest_output));
+      r.output_tokens = static_cast<std::int32_t>(dice.Chance(0.1)               ? 1
+                                                  : lockstep && dice.Chance(0.5) ? longest_output
+                                                                                 : dice.Int(1, longest_output));
       out.requests.push_back(r);
     }
   }
-  std::stable_sort(out.requests.begin(), out.requests.end(), [](const RequestSpec& a, const RequestSpec& b) { return a.arrival < b.arrival; });
+  std::stable_sort(out.requests.begin(), out.requests.end(),
+                   [](const RequestSpec& a, const RequestSpec& b) { return a.arrival < b.arrival; });
 
   Json metrics;
   metrics["window_s"] = dice.Of(std::vector<double>{0.05, 1, 60});

@@ -1,8 +1,8 @@
 // Small random scenarios for tests that hold for every policy, and what is needed to run them.
 //
-// They are made to hit edges often: KV memory for a handful of requests, bursts and simultaneous arrivals, outputs of one token, prices whose
-// lines cross, models that share a GPU, clients that give up. A policy's parameters are drawn from its own schema, so that a new
-// policy is tested the moment it registers.
+// They are made to hit edges often: KV memory for a handful of requests, bursts and simultaneous arrivals, outputs of one token,
+// prices whose lines cross, models that share a GPU, clients that give up. A policy's parameters are drawn from its own schema,
+// so that a new policy is tested the moment it registers.
 #pragma once
 
 #include <string>

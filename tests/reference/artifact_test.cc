@@ -1,7 +1,7 @@
 // The authors' simulator (a corrected copy) on the authors' workloads, against this one under the same assumptions.
 //
-// `sellm` is deterministic and must agree closely; where two prices tie within a millisecond, one row may differ more. `mix` orders batches by object
-// address, so its results are means over five runs.
+// `sellm` is deterministic and must agree closely; where two prices tie within a millisecond, one row may differ more. `mix`
+// orders batches by object address, so its results are means over five runs.
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -35,21 +35,27 @@ std::vector<Row> ReferenceRows() {
     std::stringstream cells(line);
     std::size_t i = 0;
     for (std::string text; std::getline(cells, text, ',');) cell[names[i++]] = text;
-    rows.push_back({cell["workload"], cell["policy"], std::stod(cell["finished"]), std::stod(cell["failed"]), std::stod(cell["tokens"]),
-                    std::stod(cell["switches"]), std::stod(cell["qos"]), std::stod(cell["token_attainment"])});
+    rows.push_back({cell["workload"], cell["policy"], std::stod(cell["finished"]), std::stod(cell["failed"]),
+                    std::stod(cell["tokens"]), std::stod(cell["switches"]), std::stod(cell["qos"]),
+                    std::stod(cell["token_attainment"])});
   }
   return rows;
 }
 
 RunResult RunRow(const Row& row, const std::string& policy) {
-  const Scenario s = LoadScenario(POOLSIM_SOURCE_DIR "/results/artifact/scenario.json",
-                                  {"workload.path=" POOLSIM_DATA_DIR "/traces/aegaeon_effective/" + row.workload + ".csv", "policy.name=" + policy});
+  const Scenario s = LoadScenario(
+      POOLSIM_SOURCE_DIR "/results/artifact/scenario.json",
+      {"workload.path=" POOLSIM_DATA_DIR "/traces/aegaeon_effective/" + row.workload + ".csv", "policy.name=" + policy});
   return testing::Run(s);
 }
 
 double Service(const RunResult& r) { return r.total.service / static_cast<double>(r.total.requests); }
-double Token(const RunResult& r) { return static_cast<double>(r.total.on_time_tokens) / static_cast<double>(r.total.wanted_tokens); }
-double Failed(const RunResult& r) { return static_cast<double>(r.total.requests - r.total.outcomes[static_cast<int>(Outcome::kFinished)]); }
+double Token(const RunResult& r) {
+  return static_cast<double>(r.total.on_time_tokens) / static_cast<double>(r.total.wanted_tokens);
+}
+double Failed(const RunResult& r) {
+  return static_cast<double>(r.total.requests - r.total.outcomes[static_cast<int>(Outcome::kFinished)]);
+}
 
 TEST_CASE("serverless-llm agrees with the artifact's ServerlessLLM", "[reference]") {
   if (!testing::HaveData()) return;
@@ -58,8 +64,9 @@ TEST_CASE("serverless-llm agrees with the artifact's ServerlessLLM", "[reference
     if (row.policy != "sellm") continue;
     const RunResult r = RunRow(row, "serverless-llm");
     const double deviation = std::max(std::fabs(Service(r) - row.service), std::fabs(Token(r) - row.token));
-    INFO(row.workload << ": service " << Service(r) << " for " << row.service << ", token " << Token(r) << " for " << row.token << ", failed "
-                      << Failed(r) << " for " << row.failed << ", switches " << r.total.switches << " for " << row.switches);
+    INFO(row.workload << ": service " << Service(r) << " for " << row.service << ", token " << Token(r) << " for " << row.token
+                      << ", failed " << Failed(r) << " for " << row.failed << ", switches " << r.total.switches << " for "
+                      << row.switches);
     CHECK(deviation <= 0.004);
     if (deviation > 0.002) {
       ++loose;

@@ -4,8 +4,8 @@
 
 namespace poolsim {
 
-TokenEngine::TokenEngine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, std::vector<Scheduler*> schedulers)
-    : setup_(std::move(setup)), prices_(prices), router_(router), schedulers_(std::move(schedulers)) {
+TokenEngine::TokenEngine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, Scheduler& scheduler)
+    : setup_(std::move(setup)), prices_(prices), router_(router), scheduler_(scheduler) {
   PlaceInstances(placement);
 }
 
@@ -17,8 +17,8 @@ void TokenEngine::Broken(const std::string& what) const {
 
 void TokenEngine::PlaceInstances(Placement& placement) {
   facts_ = placement.Place(setup_.fleet, setup_.models, prices_);
-  std::vector<std::int64_t> used_gpus;                          // by node
-  std::vector<std::pair<std::int64_t, std::int64_t>> uplinks;   // node and uplink in it, by link
+  std::vector<std::int64_t> used_gpus;                         // by node
+  std::vector<std::pair<std::int64_t, std::int64_t>> uplinks;  // node and uplink in it, by link
   std::vector<int> lanes;
   for (InstanceFacts& f : facts_) {
     std::size_t node = 0;
@@ -124,7 +124,8 @@ bool TokenEngine::Leaving(InstanceId i) const {
 }
 
 bool TokenEngine::Coming(InstanceId i) const {
-  return std::any_of(transfers_.begin(), transfers_.end(), [i](const Transfer& t) { return t.instance == i && t.kind == Move::kIn; });
+  return std::any_of(transfers_.begin(), transfers_.end(),
+                     [i](const Transfer& t) { return t.instance == i && t.kind == Move::kIn; });
 }
 
 std::int64_t TokenEngine::GrowthOfAll(InstanceId i) const {
@@ -216,11 +217,20 @@ void TokenEngine::Run(const std::vector<RequestSpec>& workload) {
   for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
     const Instance& inst = instances_[i];
     switch (inst.phase) {
-      case Phase::kRun: Busy(i, Activity::kDecode, inst.step_start); break;
-      case Phase::kPrefill: Busy(i, Activity::kPrefill, inst.phase_start); break;
-      case Phase::kSwitch: Busy(i, Activity::kSwitch, inst.phase_start); break;
-      case Phase::kCopy: Busy(i, Activity::kKvCopy, inst.phase_start); break;
-      default: break;
+      case Phase::kRun:
+        Busy(i, Activity::kDecode, inst.step_start);
+        break;
+      case Phase::kPrefill:
+        Busy(i, Activity::kPrefill, inst.phase_start);
+        break;
+      case Phase::kSwitch:
+        Busy(i, Activity::kSwitch, inst.phase_start);
+        break;
+      case Phase::kCopy:
+        Busy(i, Activity::kKvCopy, inst.phase_start);
+        break;
+      default:
+        break;
     }
   }
 }
@@ -228,7 +238,9 @@ void TokenEngine::Run(const std::vector<RequestSpec>& workload) {
 void TokenEngine::OnInstance(InstanceId i) {
   Instance& inst = instances_[i];
   switch (inst.phase) {
-    case Phase::kWait: Dispatch(i); break;
+    case Phase::kWait:
+      Dispatch(i);
+      break;
     case Phase::kPrefill:
       Busy(i, Activity::kPrefill, inst.phase_start);
       inst.last_step_end = now_;
@@ -241,9 +253,14 @@ void TokenEngine::OnInstance(InstanceId i) {
       }
       Dispatch(i);
       break;
-    case Phase::kRun: EndStep(i); break;
-    case Phase::kSwitch: SwitchGoesOn(i); break;
-    default: Broken("an event of an instance that waits for none");
+    case Phase::kRun:
+      EndStep(i);
+      break;
+    case Phase::kSwitch:
+      SwitchGoesOn(i);
+      break;
+    default:
+      Broken("an event of an instance that waits for none");
   }
 }
 
@@ -256,7 +273,8 @@ void TokenEngine::OnLink(std::size_t link) {
   timer_[instances_.size() + link] = links_[link].next_end();
 }
 
-// The first client to give up: the earliest; a wait for the first token before a wait for the whole answer; then in order of arrival.
+// The first client to give up: the earliest; a wait for the first token before a wait for the whole answer; then in order of
+// arrival.
 bool TokenEngine::NextTimeout(TimePs* at, RequestId* who) const {
   *at = kNever;
   const auto look = [&](bool first_token) {
@@ -291,7 +309,8 @@ void TokenEngine::OverdueAtScheduling() {
 
 void TokenEngine::RouteArrival(RequestId id) {
   const InstanceId i = router_.RouteArrival(id, *this);
-  if (i < 0 || i >= static_cast<InstanceId>(instances_.size()) || instances_[i].role == Role::kDecode) Broken("a request is routed nowhere");
+  if (i < 0 || i >= static_cast<InstanceId>(instances_.size()) || instances_[i].role == Role::kDecode)
+    Broken("a request is routed nowhere");
   const InstanceFacts& f = facts_[i];
   const ModelId m = records_[id].model;
   if (!f.models.empty() && std::find(f.models.begin(), f.models.end(), m) == f.models.end()) Broken("a model may not run there");
@@ -312,18 +331,18 @@ bool TokenEngine::FitsAlone(RequestId id, InstanceId i) const {
 
 void TokenEngine::QueueAt(RequestId id, InstanceId i) {
   states_[id].instance = i;
-  for (Scheduler* s : schedulers_) s->OnQueued(id, i, *this);
+  scheduler_.OnQueued(id, i, *this);
   const Phase phase = instances_[i].phase;
   if (phase == Phase::kIdle || phase == Phase::kWait) {
     Dispatch(i);
-  } else if (phase == Phase::kRun && schedulers_.front()->Preempts(id, i, *this)) {
+  } else if (phase == Phase::kRun && scheduler_.Preempts(id, i, *this)) {
     AskForBoundary(i);
   }
 }
 
 void TokenEngine::Handover(RequestId id) {
   const InstanceId i = states_[id].instance;
-  for (Scheduler* s : schedulers_) s->OnRemoved(id, i, *this);
+  scheduler_.OnRemoved(id, i, *this);
   const std::int64_t bytes = KvBytes(id);
   if (HostUsed() + bytes * instances_[i].tp > setup_.host_kv_bytes) {
     states_[id].kv = KvPlace::kNowhere;
@@ -351,7 +370,8 @@ void TokenEngine::RouteToDecode(RequestId id) {
     if (!states_[id].live) return;
   }
   const InstanceId to = router_.RouteHandover(id, *this);
-  if (to < 0 || to >= static_cast<InstanceId>(instances_.size()) || instances_[to].role == Role::kPrefill) Broken("a request is handed over to nobody");
+  if (to < 0 || to >= static_cast<InstanceId>(instances_.size()) || instances_[to].role == Role::kPrefill)
+    Broken("a request is handed over to nobody");
   states_[id].instance = to;
   if (!FitsAlone(id, to)) {
     Remove(id, Outcome::kKvGrowth, false);
@@ -367,7 +387,7 @@ void TokenEngine::Dispatch(InstanceId i) {
   Grant& grant = instances_[i].grant;
   for (int tries = 0; tries < 10000; ++tries) {
     grant.Clear();
-    schedulers_.front()->Next(i, *this, grant);
+    scheduler_.Next(i, *this, grant);
     if (Start(i, grant)) return;
   }
   Broken("10000 grants in a row that take no time");
@@ -382,7 +402,8 @@ bool TokenEngine::Start(InstanceId i, Grant& grant) {
     }
     if (s.batch != nullptr) {
       if (s.batch->label == join.label) continue;
-      if (s.stepping && (s.batch->place == Place::kLeaving || s.batch->place == Place::kComing)) Broken("a request changes batch while its KV moves");
+      if (s.stepping && (s.batch->place == Place::kLeaving || s.batch->place == Place::kComing))
+        Broken("a request changes batch while its KV moves");
       LeaveBatch(join.request);
     }
     const BatchPtr batch = FindOrMake(i, join.label, records_[join.request].model);
@@ -424,10 +445,14 @@ bool TokenEngine::Start(InstanceId i, Grant& grant) {
       timer_[i] = grant.until;
       SetPhase(i, Phase::kWait);
       return true;
-    case Grant::Kind::kPrefill: return StartPrefill(i, grant);
-    case Grant::Kind::kDecode: return StartDecode(i, grant);
-    case Grant::Kind::kMixed: return StartMixed(i, grant);
-    case Grant::Kind::kSwitch: return StartSwitch(i, grant);
+    case Grant::Kind::kPrefill:
+      return StartPrefill(i, grant);
+    case Grant::Kind::kDecode:
+      return StartDecode(i, grant);
+    case Grant::Kind::kMixed:
+      return StartMixed(i, grant);
+    case Grant::Kind::kSwitch:
+      return StartSwitch(i, grant);
   }
   return true;
 }
@@ -607,7 +632,8 @@ bool TokenEngine::StartMixed(InstanceId i, const Grant& grant) {
   std::vector<Chunk> chunks;
   for (const Grant::Piece& piece : grant.pieces) {
     State& s = states_[piece.request];
-    if (!s.live || s.instance != i || s.executing || s.batch != nullptr || records_[piece.request].model != m) Broken("a request cannot be prefilled now");
+    if (!s.live || s.instance != i || s.executing || s.batch != nullptr || records_[piece.request].model != m)
+      Broken("a request cannot be prefilled now");
     if (s.prefilled == 0) {
       if (s.kv != KvPlace::kNowhere) Broken("a request that is prefilled has KV already");
       s.kv = KvPlace::kGpu;
@@ -654,8 +680,9 @@ void TokenEngine::BeginStep(InstanceId i) {
   Instance& inst = instances_[i];
   const Batch& batch = *inst.parts[static_cast<std::size_t>(inst.done) % inst.parts.size()];
   const std::int64_t context = ContextOf(batch);
-  const TimePs price = inst.mixed ? inst.mixed_price.At(context, inst.done)
-                                  : prices_.DecodeStep(batch.model, inst.tp, static_cast<std::int64_t>(batch.stepping.size()), context);
+  const TimePs price = inst.mixed
+                           ? inst.mixed_price.At(context, inst.done)
+                           : prices_.DecodeStep(batch.model, inst.tp, static_cast<std::int64_t>(batch.stepping.size()), context);
   inst.step_start = now_;
   inst.step_end = now_ + price;
   if (inst.done == 0) inst.first_step = price;
@@ -825,7 +852,8 @@ void TokenEngine::SwitchGoesOn(InstanceId i) {
     // Out of the buffer: read and written once in GPU memory.
     inst.prefetched = kNone;
     inst.prefetch_ready = false;
-    timer_[i] = std::max(inst.switch_earliest_end, now_ + setup_.engine_init + TransferTime(2 * bytes, setup_.gpu.hbm_bytes_per_s));
+    timer_[i] =
+        std::max(inst.switch_earliest_end, now_ + setup_.engine_init + TransferTime(2 * bytes, setup_.gpu.hbm_bytes_per_s));
     return;
   }
   if (now_ < inst.switch_earliest_end) {
@@ -843,7 +871,9 @@ void TokenEngine::FinishSwitch(InstanceId i) {
 void TokenEngine::StartPrefetch(InstanceId i, ModelId m) {
   Instance& inst = instances_[i];
   const std::int64_t bytes = prices_.WeightBytes(m, inst.tp);
-  if (!setup_.prefetch || inst.prefetched == m || resident(i, m) || bytes > facts_[i].prefetch_bytes || inst.prefetch_transfer >= 0) return;
+  if (!setup_.prefetch || inst.prefetched == m || resident(i, m) || bytes > facts_[i].prefetch_bytes ||
+      inst.prefetch_transfer >= 0)
+    return;
   inst.prefetched = m;
   inst.prefetch_ready = false;
   weight_bytes_moved += bytes * inst.tp;
@@ -913,7 +943,7 @@ void TokenEngine::FinishTransfer(std::int64_t number) {
         if (t.kind == Move::kHandover) {
           RouteToDecode(id);
         } else {
-          for (Scheduler* s : schedulers_) s->OnQueued(id, i, *this);
+          scheduler_.OnQueued(id, i, *this);
         }
       }
       break;
@@ -977,9 +1007,9 @@ void TokenEngine::Preempt(InstanceId i, RequestId id) {
       t.requests.push_back(id);
       s.transfer = Send(t, Direction::kOut, bytes, setup_.kv_copy);
     }
-    for (Scheduler* scheduler : schedulers_) scheduler->OnPreempted(id, i, *this);
+    scheduler_.OnPreempted(id, i, *this);
     if (setup_.kv_out_free) {
-      for (Scheduler* scheduler : schedulers_) scheduler->OnQueued(id, i, *this);
+      scheduler_.OnQueued(id, i, *this);
     }
     return;
   }
@@ -987,10 +1017,10 @@ void TokenEngine::Preempt(InstanceId i, RequestId id) {
   if (outgrown) {
     Remove(id, Outcome::kKvGrowth, true);
   } else if (instances_[i].role == Role::kDecode) {
-    for (Scheduler* scheduler : schedulers_) scheduler->OnRemoved(id, i, *this);
+    scheduler_.OnRemoved(id, i, *this);
     RouteArrival(id);
   } else {
-    for (Scheduler* scheduler : schedulers_) scheduler->OnPreempted(id, i, *this);
+    scheduler_.OnPreempted(id, i, *this);
   }
 }
 
@@ -1016,7 +1046,7 @@ void TokenEngine::Remove(RequestId id, Outcome outcome, bool known_to_policy) {
   records_[id].outcome = outcome;
   records_[id].left = now_;
   if (known_to_policy) {
-    for (Scheduler* scheduler : schedulers_) scheduler->OnRemoved(id, s.instance, *this);
+    scheduler_.OnRemoved(id, s.instance, *this);
   }
   states_[id].live = false;
 }
@@ -1025,11 +1055,12 @@ void TokenEngine::Cancel(RequestId id) {
   State& s = states_[id];
   const InstanceId i = s.instance;
   Instance& inst = instances_[i];
-  const bool in_run = inst.phase == Phase::kRun && s.stepping && std::find(inst.parts.begin(), inst.parts.end(), s.batch) != inst.parts.end();
+  const bool in_run =
+      inst.phase == Phase::kRun && s.stepping && std::find(inst.parts.begin(), inst.parts.end(), s.batch) != inst.parts.end();
   if (s.executing || in_run) {
     s.cancelled = true;
     if (s.executing) {
-      for (Scheduler* scheduler : schedulers_) scheduler->OnRemoved(id, i, *this);  // the prefill goes on, but for nobody
+      scheduler_.OnRemoved(id, i, *this);  // the prefill goes on, but for nobody
     }
     if (inst.phase == Phase::kRun) AskForBoundary(i);
     return;
@@ -1105,11 +1136,14 @@ BatchView TokenEngine::batch(InstanceId i, int label) const {
   return v;
 }
 
-std::int64_t TokenEngine::kv_capacity_tokens(InstanceId i, ModelId m) const { return GpuCapacity(i) / BlockBytes(i, m) * setup_.block_tokens; }
+std::int64_t TokenEngine::kv_capacity_tokens(InstanceId i, ModelId m) const {
+  return GpuCapacity(i) / BlockBytes(i, m) * setup_.block_tokens;
+}
 
 std::int64_t TokenEngine::kv_free_tokens(InstanceId i, ModelId m) const {
   const Instance& inst = instances_[i];
-  const std::int64_t growing = StepEndsNow(inst) ? Growth(*inst.parts[static_cast<std::size_t>(inst.done) % inst.parts.size()]) : 0;
+  const std::int64_t growing =
+      StepEndsNow(inst) ? Growth(*inst.parts[static_cast<std::size_t>(inst.done) % inst.parts.size()]) : 0;
   return std::max<std::int64_t>(0, GpuCapacity(i) - GpuUsed(i) - growing) / BlockBytes(i, m) * setup_.block_tokens;
 }
 

@@ -1,7 +1,9 @@
-// The engine, token by token: simple, slow, obviously right. What sim/engine.cc computes in closed form happens here one step at a time.
+// The engine, token by token: simple, slow, obviously right. What sim/engine.cc computes in closed form happens here one step at
+// a time.
 //
 //   - Every decode step is an event. At its end each request of the batch gets a token, at that time, into a list.
-//   - After the step plain conditions say whether the grant is over: its quota is used up, somebody has finished, the next step's KV blocks do
+//   - After the step plain conditions say whether the grant is over: its quota is used up, somebody has finished, the next step's
+//   KV blocks do
 //     not fit, somebody asked for the step boundary, the chunks are done.
 //   - KV books are sums over requests and transfers, computed anew whenever they are needed.
 //   - Deadlines, gaps and service attainment are found by walking the lists of tokens when the run is over.
@@ -52,9 +54,10 @@ class TokenEngine final : public ClusterView, public Oracle {
     TimePs left = kNever;  // when it was over; kNever: unfinished
   };
 
-  TokenEngine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, std::vector<Scheduler*> schedulers);
+  TokenEngine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, Scheduler& scheduler);
 
-  // Requests in order of arrival, with the pool's model numbers. Throws std::logic_error when a grant cannot be carried out or a book is broken.
+  // Requests in order of arrival, with the pool's model numbers. Throws std::logic_error when a grant cannot be carried out or a
+  // book is broken.
   void Run(const std::vector<RequestSpec>& workload);
 
   const std::vector<Record>& records() const { return records_; }
@@ -97,7 +100,7 @@ class TokenEngine final : public ClusterView, public Oracle {
     InstanceId instance = kNone;
     int label = 0;
     ModelId model = kNone;
-    Place place = Place::kGpu;        // of the members that step
+    Place place = Place::kGpu;  // of the members that step
     std::vector<RequestId> stepping;
     std::vector<RequestId> incoming;  // members whose KV is not on the GPU yet
   };
@@ -106,21 +109,21 @@ class TokenEngine final : public ClusterView, public Oracle {
   struct State {
     InstanceId instance = kNone;
     bool live = true;
-    KvPlace kv = KvPlace::kNowhere;   // unless it steps in a batch
+    KvPlace kv = KvPlace::kNowhere;  // unless it steps in a batch
     BatchPtr batch;
     bool stepping = false;
-    bool prefilling = false;          // its blocks include the one for the token to come
+    bool prefilling = false;  // its blocks include the one for the token to come
     bool executing = false;
     bool cancelled = false;
     std::int32_t prefilled = 0;
-    std::int64_t transfer = -1;       // that moves its KV alone
+    std::int64_t transfer = -1;  // that moves its KV alone
   };
 
   struct Transfer {
     std::int64_t number = 0;
     Move kind = Move::kIn;
     InstanceId instance = kNone;
-    std::int64_t bytes = 0;           // KV per GPU, held at both ends until it is over
+    std::int64_t bytes = 0;  // KV per GPU, held at both ends until it is over
     std::vector<BatchPtr> batches;
     std::vector<RequestId> requests;
   };
@@ -151,13 +154,13 @@ class TokenEngine final : public ClusterView, public Oracle {
     bool mixed = false;
     StepPrice mixed_price;
     std::int64_t steps_left = 0;
-    std::int64_t done = 0;            // steps so far
-    TimePs spent = 0;                 // in them
+    std::int64_t done = 0;  // steps so far
+    TimePs spent = 0;       // in them
     TimePs first_step = 0;
     TimePs step_start = 0;
     TimePs step_end = 0;
-    bool stop = false;                // at the end of the present step
-    bool stop_next = false;           // at the end of the step after the one that ends now
+    bool stop = false;       // at the end of the present step
+    bool stop_next = false;  // at the end of the step after the one that ends now
   };
 
   struct Node {
@@ -209,17 +212,19 @@ class TokenEngine final : public ClusterView, public Oracle {
   // Books.
   std::int64_t Context(RequestId id) const { return records_[id].prompt + static_cast<std::int64_t>(records_[id].tokens.size()); }
   std::int64_t Blocks(std::int64_t tokens) const { return (tokens + setup_.block_tokens - 1) / setup_.block_tokens; }
-  std::int64_t BlockBytes(InstanceId i, ModelId m) const { return setup_.block_tokens * prices_.KvBytesPerToken(m, instances_[i].tp); }
+  std::int64_t BlockBytes(InstanceId i, ModelId m) const {
+    return setup_.block_tokens * prices_.KvBytesPerToken(m, instances_[i].tp);
+  }
   std::int64_t KvBytes(RequestId id) const;  // of the request, wherever they are
   KvPlace PlaceOf(RequestId id) const;
   std::int64_t ContextOf(const Batch& batch) const;
-  std::int64_t Growth(const Batch& batch) const;      // bytes that a step of the batch adds
+  std::int64_t Growth(const Batch& batch) const;  // bytes that a step of the batch adds
   std::int64_t GpuUsed(InstanceId i) const;
   std::int64_t GpuCapacity(InstanceId i) const;
   std::int64_t HostUsed() const;
   std::int64_t HostCacheUsed(const Node& node) const;
-  bool Leaving(InstanceId i) const;  // whether KV is on its way out
-  bool Coming(InstanceId i) const;   // and in
+  bool Leaving(InstanceId i) const;              // whether KV is on its way out
+  bool Coming(InstanceId i) const;               // and in
   std::int64_t GrowthOfAll(InstanceId i) const;  // bytes that a step of all members on the GPU, or on the way there, adds
   void CheckBooks() const;
   [[noreturn]] void Broken(const std::string& what) const;
@@ -227,12 +232,12 @@ class TokenEngine final : public ClusterView, public Oracle {
   PoolSetup setup_;
   const Prices& prices_;
   Router& router_;
-  std::vector<Scheduler*> schedulers_;
+  Scheduler& scheduler_;
   std::vector<InstanceFacts> facts_;
   std::vector<Instance> instances_;
   std::vector<Node> nodes_;
   std::vector<Link> links_;
-  std::vector<TimePs> timer_;      // of instances, then of links
+  std::vector<TimePs> timer_;  // of instances, then of links
   std::vector<Record> records_;
   std::vector<State> states_;
   std::vector<Transfer> transfers_;

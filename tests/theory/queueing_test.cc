@@ -20,14 +20,14 @@ using testing::TraceFile;
 std::string FlatCost(double prefill_ms, double step_ms) {
   std::string models;
   for (const char* llm : {"qwen2.5-7b", "yi-1.5-9b", "llama-2-13b"}) {
-    models += fmt::format(R"({}{{"llm": "{}", "prefill_ms": {{"base": {}}}, "decode_ms": {{"base": {}}}}})", models.empty() ? "" : ", ", llm,
-                          prefill_ms, step_ms);
+    models += fmt::format(R"({}{{"llm": "{}", "prefill_ms": {{"base": {}}}, "decode_ms": {{"base": {}}}}})",
+                          models.empty() ? "" : ", ", llm, prefill_ms, step_ms);
   }
   return fmt::format(R"("cost": {{"form": "linear", "params": {{"linear": {{"models": [{}]}}}}}})", models);
 }
 
-// Mean waiting time in M/D/1 is rho D / (2 (1 - rho)). One instance that prefills one prompt at a time and makes no decode step is such a
-// queue; TTFT is waiting plus D.
+// Mean waiting time in M/D/1 is rho D / (2 (1 - rho)). One instance that prefills one prompt at a time and makes no decode step
+// is such a queue; TTFT is waiting plus D.
 TEST_CASE("M/D/1: mean waiting time lies in its confidence interval", "[theory]") {
   const double service = 0.05;
   for (const double rho : {0.3, 0.6, 0.8}) {
@@ -70,9 +70,10 @@ TEST_CASE("unloaded TTFT is load plus prefill, to the picosecond", "[theory]") {
   const TraceFile trace("0.5,m,llama-2-13b,700,20\n");
   const TimePs load = TransferTime(26'000'000'000, 16'000'000'000);
   const auto ttft = [&](const std::string& policy, const std::string& preset) {
-    const std::string text = fmt::format(R"({{"workload": {{"path": "{}"}}, "models": [{{"weights_gb": 26}}], "policy": {{"name": "{}"}},
+    const std::string text =
+        fmt::format(R"({{"workload": {{"path": "{}"}}, "models": [{{"weights_gb": 26}}], "policy": {{"name": "{}"}},
       "switch": {{"preset": "{}"}}}})",
-                                         trace.path(), policy, preset);
+                    trace.path(), policy, preset);
     return Run(text).total.ttft.max();
   };
   const auto entry = Registry<CostModelEntry>::Get().Find("physics");
@@ -88,8 +89,8 @@ TEST_CASE("unloaded TTFT is load plus prefill, to the picosecond", "[theory]") {
   }
 }
 
-// Aegaeon, section 3: with M models, rate lambda and service time T, a model is active with probability 1 - exp(-lambda T), as the number of
-// its requests in an infinite-server queue is Poisson with mean lambda T.
+// Aegaeon, section 3: with M models, rate lambda and service time T, a model is active with probability 1 - exp(-lambda T), as
+// the number of its requests in an infinite-server queue is Poisson with mean lambda T.
 TEST_CASE("100 models at 0.037 requests/s for 16.79 s: 46.3 are active on average", "[theory]") {
   const std::string text = fmt::format(R"({{
     "workload": {{"source": "poisson", "params": {{"duration_s": 30000, "models": 100, "rate_per_model": 0.037, "llm": "qwen2.5-7b",
@@ -118,7 +119,9 @@ TEST_CASE("ServerlessLLM's slot rule", "[theory]") {
 
   SECTION("the fifth request of a model finds no slot and loads it on another instance") {
     TokenTimes tokens;
-    const RunResult r = run(TraceFile("0,a,qwen2.5-7b,10,5\n0,a,qwen2.5-7b,10,5\n0,a,qwen2.5-7b,10,5\n0,a,qwen2.5-7b,10,5\n0.5,a,qwen2.5-7b,10,5\n"), 2, tokens);
+    const RunResult r = run(
+        TraceFile("0,a,qwen2.5-7b,10,5\n0,a,qwen2.5-7b,10,5\n0,a,qwen2.5-7b,10,5\n0,a,qwen2.5-7b,10,5\n0.5,a,qwen2.5-7b,10,5\n"),
+        2, tokens);
     CHECK(r.total.switches == 2);
     for (int i = 0; i < 4; ++i) CHECK(tokens.times[i].front() == load + prefill);
     CHECK(tokens.times[4].front() == load / 2 + load + prefill);
@@ -135,7 +138,10 @@ TEST_CASE("ServerlessLLM's slot rule", "[theory]") {
   SECTION("a third model takes the instance whose last step ended longest ago, and waits for its queue") {
     TokenTimes tokens;
     // a runs on instance 0 until 1.020 + 49 steps, b on instance 1 from 0.1 on; at 3.0 both are idle, a since 1.51, b since 1.61.
-    const RunResult r = run(TraceFile("0,a,qwen2.5-7b,10,50\n0.1,b,qwen2.5-7b,10,50\n3,c,qwen2.5-7b,10,5\n3.1,a,qwen2.5-7b,10,5\n3.2,b,qwen2.5-7b,10,5\n"), 2, tokens);
+    const RunResult r = run(
+        TraceFile(
+            "0,a,qwen2.5-7b,10,50\n0.1,b,qwen2.5-7b,10,50\n3,c,qwen2.5-7b,10,5\n3.1,a,qwen2.5-7b,10,5\n3.2,b,qwen2.5-7b,10,5\n"),
+        2, tokens);
     CHECK(tokens.times[2].front() == 3 * kPsPerSecond + load + prefill);
     // c is on instance 0, whose last step (1.51) is still the oldest: a queues behind it and loads after c's five tokens.
     CHECK(tokens.times[3].front() == tokens.times[2].back() + load + prefill);
@@ -145,18 +151,19 @@ TEST_CASE("ServerlessLLM's slot rule", "[theory]") {
   }
 }
 
-// Aegaeon's quota, three cases by hand. Two models, one request each, on one decode instance; step 10 ms, weights 16 GB = 1 s each, KV at no cost. A turn
-// is then a run of tokens 10 ms apart, and the gap to the next turn tells that it ended.
+// Aegaeon's quota, three cases by hand. Two models, one request each, on one decode instance; step 10 ms, weights 16 GB = 1 s
+// each, KV at no cost. A turn is then a run of tokens 10 ms apart, and the gap to the next turn tells that it ended.
 TEST_CASE("Aegaeon's quota", "[theory]") {
   const auto first_turn = [](double tbt_s, const std::string& params, const std::string& rows) {
     TokenTimes tokens;
     RunOptions options;
     options.observer = &tokens;
     const TraceFile trace(rows);
-    Run(fmt::format(R"({{"workload": {{"path": "{}"}}, "models": [{{"weights_gb": 16}}], "fleet": {{"gpus": 3}}, "slo": {{"tbt_slo_s": {}}},
+    Run(fmt::format(
+            R"({{"workload": {{"path": "{}"}}, "models": [{{"weights_gb": 16}}], "fleet": {{"gpus": 3}}, "slo": {{"tbt_slo_s": {}}},
       "policy": {{"name": "aegaeon", "params": {{"aegaeon": {{"prefill_instances": 2, "prefetch": "none", {}}}}}}},
       "switch": {{"kv_out_free": true, "handover_free": true, "kv_copy_GBps": 64, "host_load_GBps": 16}}, {}}})",
-                    trace.path(), tbt_s, params, FlatCost(20, 10)),
+            trace.path(), tbt_s, params, FlatCost(20, 10)),
         {}, options);
     // Turns of request 0 after its first token, which the prefill instance gives.
     std::vector<std::int64_t> turns;
@@ -193,8 +200,8 @@ TEST_CASE("Aegaeon's quota", "[theory]") {
   }
 }
 
-// No run delivers more than the hardware could: every token, prompt or output, takes 2 x parameters operations (at least), and a decode step
-// reads the weights once for at most max_batch tokens.
+// No run delivers more than the hardware could: every token, prompt or output, takes 2 x parameters operations (at least), and a
+// decode step reads the weights once for at most max_batch tokens.
 TEST_CASE("throughput stays below the roofline under saturation", "[theory]") {
   struct Gpu {
     const char* name;
