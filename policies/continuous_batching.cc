@@ -11,7 +11,8 @@ void BatchingParams::Describe(Fields& f) {
   f.Int("max_batch", max_batch, "most requests that decode together", 1, 65536);
   f.Int("max_prefill_tokens", max_prefill_tokens, "prefill-first: most prompt tokens of one step (a longer prompt goes alone)",
         1);
-  f.Int("chunk_tokens", chunk_tokens, "chunked: tokens of one step, decode and prompt together", 1);
+  f.Int("chunk_tokens", chunk_tokens,
+        "chunked: tokens of one step, decode and prompt together; such steps count as decode in utilisation", 1);
 }
 
 int ContinuousBatching::Label(InstanceId i, ModelId m, const ClusterView& view) {

@@ -93,10 +93,13 @@ void Engine::PlaceInstances(Placement& placement) {
   for (const int n : lanes) links_.emplace_back(config, n);
   if (instances_.empty())
     throw InfeasibleError(fmt::format("pool \"{}\": policy {} planned no instance", setup_.name, setup_.policy_name));
-  for (const std::int64_t left : room) result_.stranded_gpus += left;
+  // Stranded: what whole groups leave over in the nodes. A policy that brings its own GPUs does not own the rest of its last
+  // node.
   if (setup_.fleet.gpus > 0) {
-    // Nodes that no group was put on count as stranded only where the fleet really has them.
-    result_.stranded_gpus = std::max<std::int64_t>(0, setup_.fleet.gpus - result_.gpus);
+    const std::int64_t tp = setup_.fleet.tp;
+    result_.stranded_gpus = setup_.fleet.gpus / per_node * (per_node % tp) + setup_.fleet.gpus % per_node % tp;
+  } else {
+    for (std::size_t n = 0; n + 1 < room.size(); ++n) result_.stranded_gpus += room[n];
   }
   // Every model must fit wherever it may run: found out now, not in the middle of a run.
   std::vector<std::pair<int, std::int64_t>> checked;  // shapes of instances that may run everything

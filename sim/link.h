@@ -27,7 +27,7 @@ class Link {
   // `lanes`: instances on this link.
   Link(const Config& config, int lanes) : config_(config), lanes_(static_cast<std::size_t>(lanes) * 2) {}
 
-  // Queues a transfer of `bytes` > 0, capped at `cap` bytes/s,; `ticket` comes back from PopFinished.
+  // Queues a transfer of `bytes` > 0, capped at `cap` bytes/s; `ticket` comes back from PopFinished.
   void Add(TimePs now, int lane, Direction direction, std::int64_t bytes, std::int64_t cap, std::int64_t ticket,
            bool background = false);
   // When the next transfer ends; kNever when none is active.

@@ -74,7 +74,7 @@ class PriceView {
 
 struct FleetFacts {
   std::string gpu;
-  std::int64_t gpus = 0;  // GPUs given to the policy
+  std::int64_t gpus = 0;  // GPUs given to the policy; 0: it brings its own (owns_fleet)
   std::int64_t gpus_per_node = 8;
   int tp = 1;                     // TP degree of an instance unless a model asks for another
   std::int64_t usable_bytes = 0;  // memory per GPU for weights and KV

@@ -96,6 +96,11 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   setup.fleet.tp = static_cast<int>(fleet.tp);
   setup.fleet.usable_bytes =
       static_cast<std::int64_t>(static_cast<double>(memory) * fleet.memory_utilisation) - Bytes(fleet.reserve_gb);
+  if (setup.fleet.usable_bytes <= 0) {
+    throw InputError(fmt::format(
+        "{}: /fleet: {:.1f} GB of GPU memory x memory_utilisation {} - reserve_gb {} leave nothing for weights and KV cache",
+        s.file, static_cast<double>(memory) / 1e9, fleet.memory_utilisation, fleet.reserve_gb));
+  }
   const std::int64_t nodes = (fleet.gpus + fleet.gpus_per_node - 1) / fleet.gpus_per_node;
   setup.host_cache_bytes = Bytes(fleet.host_cache_gb);
   setup.host_kv_bytes = Bytes(fleet.host_kv_gb) * nodes;
@@ -192,6 +197,7 @@ PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts
   PoolParts parts(s, policy);
 
   const bool owns_fleet = Registry<PolicyEntry>::Get().Find(policy.name)->owns_fleet;
+  if (owns_fleet) pool.setup.fleet.gpus = 0;
   Engine engine(pool.setup, *pool.prices, *parts.placement, *parts.router, *parts.scheduler);
   parts.ServeOracles(engine);
   PoolOutcome out;
