@@ -556,7 +556,7 @@ class Aegaeon final : public Policy {
 
   // Kept weights leave too little room for the batch that is to run, and others would have to go.
   bool TooLittleRoom(InstanceId i, const Work& w, std::size_t d, const ClusterView& view) const {
-    if (p_.resident_models == 0 ||
+    if (p_.resident_models == 0 || view.kv_capacity_tokens(i, w.model) >= capacity_[w.model] ||
         Tokens(w, d, view) + static_cast<std::int64_t>(w.members.size()) * 64 <= view.kv_capacity_tokens(i, w.model)) {
       return false;
     }

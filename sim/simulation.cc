@@ -311,7 +311,7 @@ WorkloadFacts SurveyRequests(const Scenario& s, RequestSource& source) {
   facts.names = source.names();
   if (facts.requests == 0) throw InputError(fmt::format("{}: /workload: there is no request in it", s.file));
   facts.forecast.resize(facts.names.models().size());
-  const double span = std::max(ToSeconds(facts.last_arrival), 1e-6);
+  const double span = std::max(ToSeconds(facts.last_arrival), 1.0);  // a burst at the start is not a rate without end
   const double length = std::min(s.forecast.window_s, span);
   for (std::size_t m = 0; m < peaks.size(); ++m) {
     Forecast& f = facts.forecast[m];
