@@ -598,6 +598,17 @@ std::int64_t Engine::StepGrowth(InstanceId i) const {
   return bytes;
 }
 
+// KV that has been booked comes in, in one transfer.
+void Engine::SendIn(InstanceId i, std::int64_t ticket) {
+  Instance& inst = instances_[i];
+  std::int64_t bytes = 0;
+  for (const auto& b : tickets_[ticket].batches) bytes += b.second;
+  for (const MovingRequest& r : tickets_[ticket].requests) bytes += r.bytes;
+  metrics_.kv_bytes_moved += bytes * inst.tp;
+  Send(i, Direction::kIn, bytes, setup_.kv_copy, ticket);
+  ++inst.coming;
+}
+
 Engine::Room Engine::MakeRoom(InstanceId i, std::int32_t number) {
   Instance& inst = instances_[i];
   const std::int64_t block_bytes = BlockBytes(inst, batches_[number].model);
@@ -634,12 +645,7 @@ bool Engine::StartDecode(InstanceId i, Grant& grant) {
     if (places_[batch->number] == Place::kGpu && batch->size() > 0) run.parts.push_back({batch->number, 0, 0, 0, 0});
   }
   if (ticket >= 0) {
-    std::int64_t bytes = 0;
-    for (const auto& b : tickets_[ticket].batches) bytes += b.second;
-    for (const MovingRequest& r : tickets_[ticket].requests) bytes += r.bytes;
-    metrics_.kv_bytes_moved += bytes * inst.tp;
-    Send(i, Direction::kIn, bytes, setup_.kv_copy, ticket);
-    ++inst.coming;
+    SendIn(i, ticket);
     waiting = true;
   }
   const auto wait = [&] {
@@ -703,12 +709,7 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
   }
   Fetch(i, batch, ticket, waiting);
   if (ticket >= 0) {
-    std::int64_t bytes = 0;
-    for (const auto& b : tickets_[ticket].batches) bytes += b.second;
-    for (const MovingRequest& r : tickets_[ticket].requests) bytes += r.bytes;
-    metrics_.kv_bytes_moved += bytes * inst.tp;
-    Send(i, Direction::kIn, bytes, setup_.kv_copy, ticket);
-    ++inst.coming;
+    SendIn(i, ticket);
   }
   while (batch.size() > 0 && inst.kv_used + (batch.Blocks(1) - batch.Blocks()) * block_bytes > inst.kv_capacity &&
          inst.leaving == 0) {

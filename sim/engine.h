@@ -240,6 +240,7 @@ class Engine final : public ClusterView, public Oracle {
   void Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiting);
   void Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket,
             bool background = false);  // bytes > 0
+  void SendIn(InstanceId i, std::int64_t ticket);
   void Handover(RequestId id);
   void RouteToDecode(RequestId id);
   void FinishTicket(std::int64_t number);
