@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "policies/request_level.h"
 #include "sim/policy.h"
 
 namespace poolsim {
@@ -108,27 +109,12 @@ class ServerlessLlm final : public Policy {
       return;
     }
     // The run of requests of the front's model, as far as KV memory allows.
-    std::int64_t free = view.kv_free_tokens(i, model);
-    bool decode = view.batch(i, 0).size > 0;
-    for (const auto& [r, r_model] : q) {
-      if (r_model != model) break;
-      const RequestView v = view.request(r);
-      if (v.kv == KvPlace::kNowhere) {
-        const std::int64_t need = view.kv_rounded_tokens(v.context() + 1);
-        if (need > free) break;
-        free -= need;
-        grant.requests.push_back(r);
-      } else if (v.kv == KvPlace::kHost) {
-        grant.joins.push_back({r, 0});
-        decode = true;
-      }
+    run_.clear();
+    for (const Entry& e : q) {
+      if (e.model != model) break;
+      run_.push_back(e.request);
     }
-    if (!grant.requests.empty()) {
-      grant.kind = Grant::Kind::kPrefill;
-    } else if (decode) {
-      grant.kind = Grant::Kind::kDecode;
-      grant.batches.push_back(0);
-    }
+    GrantRun(run_, i, model, view, grant);
   }
 
  private:
@@ -150,6 +136,7 @@ class ServerlessLlm final : public Policy {
   Params params_;
   TimePs resolution_;
   std::vector<std::deque<Entry>> queues_;
+  std::vector<RequestId> run_;  // reused
 };
 
 const Register<PolicyEntry> kRegistered{MakePolicyEntry<ServerlessLlm>(

@@ -9,6 +9,7 @@
 // past saturation.
 #include <algorithm>
 
+#include "policies/request_level.h"
 #include "sim/policy.h"
 
 namespace poolsim {
@@ -120,26 +121,7 @@ class ServerlessLlmPlus final : public Policy {
       if (grant.drop.empty()) grant.drop.push_back(0);
       return;
     }
-    std::int64_t free = view.kv_free_tokens(i, g.model);
-    bool decode = view.batch(i, 0).size > 0;
-    for (const RequestId r : g.requests) {
-      const RequestView v = view.request(r);
-      if (v.kv == KvPlace::kNowhere) {
-        const std::int64_t need = view.kv_rounded_tokens(v.context() + 1);
-        if (need > free) break;
-        free -= need;
-        grant.requests.push_back(r);
-      } else if (v.kv == KvPlace::kHost) {
-        grant.joins.push_back({r, 0});
-        decode = true;
-      }
-    }
-    if (!grant.requests.empty()) {
-      grant.kind = Grant::Kind::kPrefill;
-    } else if (decode) {
-      grant.kind = Grant::Kind::kDecode;
-      grant.batches.push_back(0);
-    }
+    GrantRun(g.requests, i, g.model, view, grant);
   }
 
  private:

@@ -609,6 +609,11 @@ void Engine::SendIn(InstanceId i, std::int64_t ticket) {
   ++inst.coming;
 }
 
+RequestId Engine::LatestOf(const Batch& batch) const {
+  return *std::max_element(batch.stepping.begin(), batch.stepping.end(),
+                           [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
+}
+
 Engine::Room Engine::MakeRoom(InstanceId i, std::int32_t number) {
   Instance& inst = instances_[i];
   const std::int64_t block_bytes = BlockBytes(inst, batches_[number].model);
@@ -619,10 +624,7 @@ Engine::Room Engine::MakeRoom(InstanceId i, std::int32_t number) {
       return Room::kThere;
     }
     if (inst.leaving > 0) return Room::kWait;
-    RequestId victim = first.stepping.front();
-    for (const RequestId id : first.stepping) {
-      if (requests_[id].sequence > requests_[victim].sequence) victim = id;
-    }
+    const RequestId victim = LatestOf(first);
     const bool last = first.members() == 1;
     Preempt(i, victim);
     if (last || batches_[number].size() == 0) return Room::kAskAgain;
@@ -713,10 +715,7 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
   }
   while (batch.size() > 0 && inst.kv_used + (batch.Blocks(1) - batch.Blocks()) * block_bytes > inst.kv_capacity &&
          inst.leaving == 0) {
-    RequestId victim = batch.stepping.front();
-    for (const RequestId id : batch.stepping) {
-      if (requests_[id].sequence > requests_[victim].sequence) victim = id;
-    }
+    const RequestId victim = LatestOf(batch);
     const bool last = batch.members() == 1;
     Preempt(i, victim);
     if (last) break;

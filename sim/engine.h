@@ -232,6 +232,7 @@ class Engine final : public ClusterView, public Oracle {
   void FinishRun(InstanceId i);
   void Truncate(InstanceId i);
   std::int64_t StepsByNow(const Instance& inst) const;
+  RequestId LatestOf(const Batch& batch) const;  // who is preempted first: the latest arrival among those that step
   Room MakeRoom(InstanceId i, std::int32_t first);
   std::int64_t StepGrowth(InstanceId i) const;  // KV bytes that one step of everybody on the GPU, or on the way there, takes
   // KV movement.
