@@ -23,10 +23,10 @@ TimePs PsFromMs(double ms) {
 
 class LinearCost final : public ModelCost {
  public:
-  LinearCost(const LinearEntry& entry, const LlmSpec& llm, int tp, TimePs floor)
+  LinearCost(const LinearEntry& entry, const LlmSpec& llm, const Shape& shape, const Precision& precision, TimePs floor)
       : prefill_(entry.prefill_ms), decode_(entry.decode_ms), floor_(floor) {
-    weight_bytes = llm.WeightBytes(tp);
-    kv_bytes_per_token = llm.KvBytesPerToken(tp);
+    weight_bytes = llm.WeightBytes(shape, precision);
+    kv_bytes_per_token = llm.KvBytesPerToken(shape, precision);
     context_tokens = llm.max_position_embeddings;
   }
 
@@ -69,10 +69,17 @@ class Linear final : public CostModel {
  public:
   explicit Linear(LinearParams params) : params_(std::move(params)) {}
 
-  std::unique_ptr<ModelCost> Bind(const std::string& gpu, const std::string& llm, int tp) const override {
+  using CostModel::Bind;
+  std::unique_ptr<ModelCost> Bind(const std::string& gpu, const std::string& llm, const Shape& shape,
+                                  const Precision& precision) const override {
     const GpuSpec& gpu_spec = GpuByName(gpu);
     const LlmSpec& llm_spec = LlmByName(llm);
-    llm_spec.CheckTp(tp);
+    llm_spec.CheckShape(shape);
+    const int tp = shape.tp;
+    if (shape.pp > 1 || shape.ep > 1) {
+      throw InputError(
+          fmt::format("the linear cost model knows tensor parallelism only; found pp {}, ep {}", shape.pp, shape.ep));
+    }
     const LinearEntry* best = nullptr;
     const auto rank = [](const LinearEntry& e) { return (e.gpu.empty() ? 0 : 2) + (e.tp ? 1 : 0); };
     std::vector<std::string> known;
@@ -87,7 +94,8 @@ class Linear final : public CostModel {
       throw InputError(fmt::format("the linear cost model has no entry for {} on {} at tp {}; known: {}", llm_spec.name,
                                    gpu_spec.name, tp, fmt::join(known, "; ")));
     }
-    return std::make_unique<LinearCost>(*best, llm_spec, tp, std::max<TimePs>(1, PsFromMs(params_.floor_us / 1000)));
+    return std::make_unique<LinearCost>(*best, llm_spec, shape, llm_spec.Resolve(precision),
+                                        std::max<TimePs>(1, PsFromMs(params_.floor_us / 1000)));
   }
 
  private:
@@ -146,7 +154,7 @@ LinearParams ReadParams(const Json& json, const std::string& file, const std::st
       key = "gpu";
       if (!entry.gpu.empty()) entry.gpu = GpuByName(entry.gpu).name;
       key = "tp";
-      if (entry.tp) LlmByName(entry.llm).CheckTp(static_cast<int>(*entry.tp));
+      if (entry.tp) LlmByName(entry.llm).CheckShape({.tp = static_cast<int>(*entry.tp)});
     } catch (const InputError& error) {
       throw InputError(fmt::format("{}/{}: {}", place, key, error.what()));
     }

@@ -46,14 +46,14 @@ class PhysicsCost final : public ModelCost {
         layers_(static_cast<double>(llm.num_hidden_layers)),
         padding_rows_(p.padding_rows),
         kv_floor_tokens_(p.kv_floor_tokens),
-        qkv_(llm.hidden_size, llm.QuerySize() / tp + 2 * KvSize(llm, tp), flops_, bytes_per_s_),
-        output_(llm.QuerySize() / tp, llm.hidden_size, flops_, bytes_per_s_),
+        qkv_(llm.hidden_size, (llm.num_attention_heads * llm.head_dim) / tp + 2 * KvSize(llm, tp), flops_, bytes_per_s_),
+        output_((llm.num_attention_heads * llm.head_dim) / tp, llm.hidden_size, flops_, bytes_per_s_),
         gate_up_(llm.hidden_size, 2 * DivideUp(llm.intermediate_size, tp), flops_, bytes_per_s_),
         down_(DivideUp(llm.intermediate_size, tp), llm.hidden_size, flops_, bytes_per_s_),
         lm_head_(llm.hidden_size, DivideUp(llm.vocab_size, tp), flops_, bytes_per_s_) {
     const auto hidden = static_cast<double>(llm.hidden_size);
     elementwise_s_ = p.elementwise_bytes * hidden / bytes_per_s_;
-    pair_s_ = 2 * static_cast<double>(llm.QuerySize() / tp) / (p.attention * gpu.bf16_flops);
+    pair_s_ = 2 * static_cast<double>((llm.num_attention_heads * llm.head_dim) / tp) / (p.attention * gpu.bf16_flops);
     kv_token_s_ = 2 * static_cast<double>(KvSize(llm, tp)) * kBytes / (p.kv_read * static_cast<double>(gpu.hbm_bytes_per_s));
     host_s_ = layers_ * (p.host_us_per_layer * 1e-6);
     step_s_ = p.host_ms_per_step * 1e-3;
@@ -63,8 +63,8 @@ class PhysicsCost final : public ModelCost {
       all_reduce_s_ = 2 * (fit.latency_us * 1e-6);
       all_reduce_s_per_row_ = 2 * (kBytes * hidden / (fit.gb_per_s * 1e9));
     }
-    weight_bytes = llm.WeightBytes(tp);
-    kv_bytes_per_token = llm.KvBytesPerToken(tp);
+    weight_bytes = llm.WeightBytes({.tp = tp}, llm.Resolve({}));
+    kv_bytes_per_token = llm.KvBytesPerToken({.tp = tp}, llm.Resolve({}));
     context_tokens = llm.max_position_embeddings;
   }
 
@@ -136,9 +136,11 @@ class Physics final : public CostModel {
  public:
   explicit Physics(PhysicsParams params) : params_(std::move(params)) {}
 
-  std::unique_ptr<ModelCost> Bind(const std::string& gpu, const std::string& llm, int tp) const override {
+  using CostModel::Bind;
+  std::unique_ptr<ModelCost> Bind(const std::string& gpu, const std::string& llm, const Shape& shape,
+                                  const Precision&) const override {
     const GpuSpec& spec = GpuByName(gpu);
-    return MakePhysicsCost(spec, LlmByName(llm), tp, ResolvePhysics(params_, spec.name));
+    return MakePhysicsCost(spec, LlmByName(llm), shape.tp, ResolvePhysics(params_, spec.name));
   }
 
  private:
@@ -270,7 +272,7 @@ PhysicsNumbers ResolvePhysics(const PhysicsParams& params, const std::string& gp
 }
 
 std::unique_ptr<ModelCost> MakePhysicsCost(const GpuSpec& gpu, const LlmSpec& llm, int tp, const PhysicsNumbers& numbers) {
-  llm.CheckTp(tp);
+  llm.CheckShape({.tp = tp});
   if (tp > 1 && gpu.AllReduce(tp) == nullptr) {
     throw InputError(fmt::format("no all-reduce figures for {} {} GPUs; found tp {}, expected at most {}", tp, gpu.name, tp,
                                  gpu.all_reduce.empty() ? 1 : gpu.all_reduce.back().gpus));

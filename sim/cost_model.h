@@ -42,7 +42,28 @@ struct Chunk {
   std::int64_t tokens = 0;
 };
 
-// What one LLM costs on one kind of GPU at one TP degree. Immutable and shared between threads.
+// How the GPUs of one instance share an LLM. tp GPUs hold slices of every matrix (tensor parallelism, TP) inside one node; pp
+// such groups hold consecutive layers (pipeline parallelism, PP); the experts of a mixture are spread whole over ep GPUs (expert
+// parallelism, EP; 1: experts are sliced by tp like any matrix). With ep > tp the ep / tp groups share an instance's requests
+// evenly (data-parallel attention).
+struct Shape {
+  int tp = 1;
+  int pp = 1;
+  int ep = 1;
+  int node_gpus = 8;  // GPUs of a node: a group of tp, or of ep, that is larger crosses the network, and so do pipeline stages
+
+  int gpus() const { return std::max(tp, ep) * pp; }
+  bool operator==(const Shape&) const = default;
+};
+
+// Of weights and KV cache. Empty: what the LLM's checkpoint says.
+struct Precision {
+  std::string weights;  // bf16 | fp8 | int8 | int4
+  std::string kv;       // bf16 | fp8
+  bool operator==(const Precision&) const = default;
+};
+
+// What one LLM costs on one kind of GPU in one shape and precision. Immutable and shared between threads.
 class ModelCost {
  public:
   virtual ~ModelCost() = default;
@@ -54,8 +75,8 @@ class ModelCost {
   // of the j-th chunk of that size in a row, counted from the given offset, is At(T, j).
   virtual StepPrice MixedStep(std::int64_t batch, std::span<const Chunk> chunks) const = 0;
 
-  std::int64_t weight_bytes = 0;        // per GPU of the TP group
-  std::int64_t kv_bytes_per_token = 0;  // per GPU of the TP group
+  std::int64_t weight_bytes = 0;        // per GPU of the instance, on the fullest
+  std::int64_t kv_bytes_per_token = 0;  // per GPU of the instance, on the fullest
   std::int64_t context_tokens = 0;      // longest context the LLM supports; 0: not limited
 };
 
@@ -72,9 +93,14 @@ struct GpuFacts {
 class CostModel {
  public:
   virtual ~CostModel() = default;
-  // Throws InputError when GPU or LLM is unknown, when the form has no numbers for the pair, or when tp does not divide the
-  // attention heads.
-  virtual std::unique_ptr<ModelCost> Bind(const std::string& gpu, const std::string& llm, int tp) const = 0;
+  // Throws InputError when GPU or LLM is unknown, when the form has no numbers for the pair, or when the LLM cannot run in this
+  // shape or precision.
+  virtual std::unique_ptr<ModelCost> Bind(const std::string& gpu, const std::string& llm, const Shape& shape,
+                                          const Precision& precision) const = 0;
+  // On tp GPUs of one node, at the checkpoint's precision.
+  std::unique_ptr<ModelCost> Bind(const std::string& gpu, const std::string& llm, int tp) const {
+    return Bind(gpu, llm, Shape{.tp = tp}, {});
+  }
 };
 
 // Facts about catalogue entries, for scenarios and listings. Defined in models/catalogue.cc.

@@ -48,8 +48,8 @@ std::vector<Case> Cases() {
       for (const int tp : {1, 2, 4, 8}) {
         if (llm.num_attention_heads % tp != 0) continue;
         const double h = static_cast<double>(llm.hidden_size);
-        const double q = static_cast<double>(llm.QuerySize());
-        const double kv = static_cast<double>(llm.KeyValueSize());
+        const double q = static_cast<double>(llm.num_attention_heads * llm.head_dim);
+        const double kv = static_cast<double>(llm.num_key_value_heads * llm.head_dim);
         const double matmul =
             static_cast<double>(llm.num_hidden_layers) * (h * (q + 2 * kv) + q * h + 3 * h * llm.intermediate_size) +
             h * llm.vocab_size;
@@ -101,8 +101,8 @@ TEST_CASE("A prefill is never above the roofline", "[theory]") {
         const double seconds = ToSeconds(c.cost->Prefill(sequences, rows, rows * length)) + Slack(0);
         const double dense =
             2 * (c.matmul_parameters - lm_head) * static_cast<double>(rows) + 2 * lm_head * static_cast<double>(sequences);
-        const double causal = 2.0 * static_cast<double>(c.llm->num_hidden_layers * c.llm->QuerySize()) / c.tp *
-                              static_cast<double>(rows) * static_cast<double>(length);
+        const double causal = 2.0 * static_cast<double>(c.llm->num_hidden_layers * c.llm->num_attention_heads * c.llm->head_dim) /
+                              c.tp * static_cast<double>(rows) * static_cast<double>(length);
         const double bytes = 2 * c.matmul_parameters;
         least_margin = std::min({least_margin, seconds * c.gpu->bf16_flops / (dense + causal),
                                  seconds * static_cast<double>(c.gpu->hbm_bytes_per_s) / bytes});

@@ -36,6 +36,8 @@ std::string ErrorOf(const std::function<void()>& f) {
   return "no error";
 }
 
+const Precision kCheckpoint{"bf16", "bf16"};
+
 const char* const kTinyLlm = R"({
   "name": "tiny", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
   "intermediate_size": 128, "vocab_size": 1000, "max_position_embeddings": 512, "source": "made up")";
@@ -58,11 +60,11 @@ TEST_CASE("Parameter counts from the configuration are within 1 % of the model c
 }
 
 TEST_CASE("KV bytes count layers, heads and both of key and value, and copy heads beyond their number", "[unit]") {
-  CHECK(LlmByName("qwen2.5-7b").KvBytesPerToken(1) == 2 * 28 * 4 * 128 * 2);
-  CHECK(LlmByName("llama-2-13b").KvBytesPerToken(1) == 819'200);
-  CHECK(LlmByName("qwen2.5-72b").KvBytesPerToken(8) == 40'960);
-  CHECK(LlmByName("qwen2.5-72b").KvBytesPerToken(16) == 40'960);
-  CHECK(LlmByName("qwen2.5-72b").WeightBytes(8) == 72'706'203'648 / 4);
+  CHECK(LlmByName("qwen2.5-7b").KvBytesPerToken({}, kCheckpoint) == 2 * 28 * 4 * 128 * 2);
+  CHECK(LlmByName("llama-2-13b").KvBytesPerToken({}, kCheckpoint) == 819'200);
+  CHECK(LlmByName("qwen2.5-72b").KvBytesPerToken({.tp = 8}, kCheckpoint) == 40'960);
+  CHECK(LlmByName("qwen2.5-72b").KvBytesPerToken({.tp = 16}, kCheckpoint) == 40'960);
+  CHECK(LlmByName("qwen2.5-72b").WeightBytes({.tp = 8}, kCheckpoint) == 72'706'203'648 / 4);
 }
 
 TEST_CASE("GPU facts are those of the data sheets", "[unit]") {
@@ -105,8 +107,8 @@ TEST_CASE("Listings have a row per entry", "[unit]") {
 TEST_CASE("A catalogue entry is checked key by key", "[unit]") {
   const auto parse = [](const std::string& more) { return ErrorOf([&] { ParseLlm(kTinyLlm + more + "}", "tiny.json"); }); };
   CHECK(parse("") == "no error");
-  CHECK_THAT(parse(R"(, "num_experts": 8)"), Contains("tiny.json: /num_experts: mixture-of-experts models are not priced"));
-  CHECK_THAT(parse(R"(, "kv_lora_rank": 512)"), Contains("tiny.json: /kv_lora_rank: latent attention"));
+  CHECK_THAT(parse(R"(, "num_experts": 8)"), Contains("tiny.json: /num_experts_per_tok: missing or zero"));
+  CHECK_THAT(parse(R"(, "kv_lora_rank": 512)"), Contains("tiny.json: /qk_nope_head_dim: missing or zero"));
   CHECK_THAT(parse(R"(, "vocabsize": 8)"), Contains("tiny.json: /vocabsize") && Contains("vocab_size"));
   CHECK_THAT(parse(R"(, "torch_dtype": "float8")"), Contains("/torch_dtype"));
   CHECK_THAT(ErrorOf([] { ParseLlm(R"({"name": "x", "source": "y"})", "x.json"); }),
