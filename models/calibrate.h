@@ -6,7 +6,7 @@
 // deviation, settles what the data do not tell; its sources stand in calibrate.cc. Every fitted number comes with a 95 %
 // confidence interval from the data alone, and is called not identified where that interval is wider than a factor of 1.6 either
 // way. Attention is tied to GEMM efficiency (0.5 of compute, 0.8 of memory) unless rows of attention kernels were measured.
-// Mixtures of experts have a host time per layer of their own, fitted with everything else held.
+// Mixtures of experts have a host time per layer and an efficiency of their own, fitted with everything else held.
 //
 // Linear: per (LLM, GPU, TP degree), non-negative least squares of relative errors, reweighted against outliers.
 //

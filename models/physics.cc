@@ -104,7 +104,7 @@ struct Machine {
   // `rows` in all, spread over `distinct` matrices.
   double Grouped(double rows, double distinct, double k, double columns) const {
     if (distinct <= 0) return 0;
-    return Roof(Work(rows / distinct, k, columns, distinct, true) / flops,
+    return Roof(Work(rows / distinct, k, columns, distinct, true) / (flops * n.experts / n.compute),
                 (weight_bytes * distinct * k * columns + 2 * rows * (k + columns)) / bytes_per_s) +
            n.gemm_us * 1e-6;
   }
@@ -378,6 +378,7 @@ const Register<CostModelEntry> kRegistered{{
 void PhysicsOverrides::Describe(Fields& f) {
   f.OptReal("compute", compute, "fraction of the peak BF16 rate in GEMMs", kMinEfficiency, 1);
   f.OptReal("compute_8bit", compute_8bit, "fraction of the peak FP8 or INT8 rate in GEMMs", kMinEfficiency, 1);
+  f.OptReal("experts", experts, "fraction of the peak BF16 rate in the grouped GEMMs of experts", kMinEfficiency, 1);
   f.OptReal("memory", memory, "fraction of the peak bandwidth", kMinEfficiency, 1);
   f.OptReal("attention", attention, "fraction of the peak BF16 rate in prefill attention", kMinEfficiency, 1);
   f.OptReal("kv_read", kv_read, "fraction of the peak bandwidth when KV is read", kMinEfficiency, 1);
@@ -404,6 +405,7 @@ void PhysicsOverrides::ApplyTo(PhysicsNumbers& n) const {
   const auto set = [](double& number, const std::optional<double>& value) { number = value.value_or(number); };
   set(n.compute, compute);
   set(n.compute_8bit, compute_8bit);
+  set(n.experts, experts);
   set(n.memory, memory);
   set(n.attention, attention);
   set(n.kv_read, kv_read);

@@ -18,7 +18,8 @@
 //                + gemm(R, heads v/tp, h); weights of the latents are on every GPU
 //     MLP        gemm(R, h, 2 i/tp) + gemm(R, i/tp, h)                      i wide; without a gate: gemm(R, h, i/tp) first
 //     experts    grouped gemms over the distinct experts of R rows, E (1 - (1 - k/E)^R) of E with k a row, divided by ep; each
-//                gets its share of the R k rows; sliced by tp where ep = 1; + the shared experts as an MLP + the router
+//                gets its share of the R k rows, at `experts` instead of `compute`; sliced by tp where ep = 1; + the shared
+//                experts as an MLP + the router
 //   attention    = P heads (qk + v)/tp / (attention F) + attention_us      prompts: P = sum of l^2 (causal: half of the pairs,
 //   two
 //                                                                         FLOPs a multiply-add); a chunk of n tokens at offset o:
@@ -65,6 +66,7 @@ namespace poolsim {
 struct PhysicsNumbers {
   double compute = 0.80;               // of the BF16 rate in a GEMM
   double compute_8bit = 0.50;          // of the FP8 or INT8 rate in a GEMM
+  double experts = 0.40;               // of the BF16 rate in the grouped GEMMs of experts; other rates in proportion
   double memory = 0.82;                // of BW in a GEMM and elementwise
   double attention = 0.40;             // of the BF16 rate in the attention of a prefill
   double kv_read = 0.656;              // of BW when KV is read
@@ -88,7 +90,7 @@ struct PhysicsNumbers {
 
 // Some of the numbers: those that are set replace others.
 struct PhysicsOverrides {
-  std::optional<double> compute, compute_8bit, memory, attention, kv_read, padding_rows, wave, roofline_power, gemm_us,
+  std::optional<double> compute, compute_8bit, experts, memory, attention, kv_read, padding_rows, wave, roofline_power, gemm_us,
       attention_us, kv_floor_tokens, elementwise_bytes, sampling_bytes, host_us_per_layer, host_us_per_moe_layer,
       host_us_per_sequence, host_ms_per_step, network_gb_per_s, network_us;
   std::string rows;         // "": not set
