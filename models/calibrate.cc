@@ -51,7 +51,7 @@ const std::vector<Fitted>& StepNumbers() {
       {"compute", &PhysicsNumbers::compute, 1, 0.72, 0.15},
       {"memory", &PhysicsNumbers::memory, 1, 0.80, 0.10},
       {"wave", &PhysicsNumbers::wave, 1, 0.25, 0.5},
-      {"kv_floor_tokens", &PhysicsNumbers::kv_floor_tokens, 1e5, 80, 0.4},
+      {"kv_floor_tokens", &PhysicsNumbers::kv_floor_tokens, 1e5, 80, 0.35},
       {"host_us_per_layer", &PhysicsNumbers::host_us_per_layer, 1e5, 200, 0.4},
       {"host_us_per_sequence", &PhysicsNumbers::host_us_per_sequence, 1e5, 75, 0.2},
       {"host_ms_per_step", &PhysicsNumbers::host_ms_per_step, 1e5, 2.5, 0.4},

@@ -269,7 +269,7 @@ class PhysicsCost final : public ModelCost {
     const double m = Ceil(static_cast<double>(rows) / split.parts);
     const double attention = pairs / split.parts * pair_s_ +
                              static_cast<double>(decoding) / split.parts * machine_.n.kv_floor_tokens * kv_token_s_ +
-                             machine_.n.attention_us * 1e-6;
+                             (machine_.n.attention_us + machine_.n.elementwise_us) * 1e-6;
     const double bytes = 2 * m * hidden_;
     const double reduce = shape_.tp > 1 ? all_reduce_.latency_s + bytes * all_reduce_.s_per_byte : 0;
     const double shared = AttentionGemms(m) + m * elementwise_s_ + attention + reduce;
@@ -388,6 +388,7 @@ void PhysicsOverrides::Describe(Fields& f) {
   f.OptReal("roofline_power", roofline_power, "p of (a^p + b^p)^(1/p) over arithmetic and memory time; 0: their maximum", 0, 100);
   f.OptReal("gemm_us", gemm_us, "fixed time of a GEMM [us]", 0, 1e6);
   f.OptReal("attention_us", attention_us, "fixed time of a layer's attention [us]", 0, 1e6);
+  f.OptReal("elementwise_us", elementwise_us, "fixed time of the norms, rotations, activations and sums of a layer [us]", 0, 1e6);
   f.OptReal("kv_floor_tokens", kv_floor_tokens, "tokens of KV every decoding request pays on top of its context", 0, 1e6);
   f.OptReal("elementwise_bytes", elementwise_bytes, "bytes per row, layer and hidden unit outside GEMMs and attention", 0, 1e6);
   f.OptReal("sampling_bytes", sampling_bytes, "bytes per logit", 0, 1e6);
@@ -415,6 +416,7 @@ void PhysicsOverrides::ApplyTo(PhysicsNumbers& n) const {
   set(n.roofline_power, roofline_power);
   set(n.gemm_us, gemm_us);
   set(n.attention_us, attention_us);
+  set(n.elementwise_us, elementwise_us);
   set(n.kv_floor_tokens, kv_floor_tokens);
   set(n.elementwise_bytes, elementwise_bytes);
   set(n.sampling_bytes, sampling_bytes);
