@@ -22,9 +22,11 @@ void FleetConfig::Describe(Fields& f) {
   f.Int("gpus_per_node", gpus_per_node, "GPUs of one host; a TP group never crosses it", 1, 1024);
   f.Int("tp", tp, "GPUs of one instance (tensor parallelism): 1, 2, 4 or 8", 1, 8);
   f.OptReal("gpu_memory_gb", gpu_memory_gb, "memory of a GPU in decimal GB, instead of the catalogue's", 0.001, 1e6);
+  f.OptReal("gpu_price_per_hour", gpu_price_per_hour, "what an owned GPU costs, in USD per hour, instead of the catalogue's", 0, 1e6);
   f.Real("memory_utilisation", memory_utilisation, "share of GPU memory for weights, KV cache and reserve", 0.01, 1);
   f.Real("reserve_gb", reserve_gb, "memory per GPU for the CUDA context and activations, in GB", 0, 1e6);
-  f.Real("host_cache_gb", host_cache_gb, "host memory per node for weights, in GB", 0, 1e9);
+  f.Real("host_cache_gb", host_cache_gb, "host memory per node for weights, in GB; the least recently loaded make room", 0, 1e9);
+  f.Bool("host_cache_warm", host_cache_warm, "host caches start with as many models as fit, in the order of the workload");
   f.Real("host_kv_gb", host_kv_gb, "host memory per node for KV cache, in GB; the nodes of a pool share theirs", 0, 1e9);
 }
 

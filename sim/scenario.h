@@ -26,9 +26,11 @@ struct FleetConfig {
   std::int64_t gpus_per_node = 8;
   std::int64_t tp = 1;
   std::optional<double> gpu_memory_gb;  // decimal GB, instead of the catalogue's
+  std::optional<double> gpu_price_per_hour;  // [USD], instead of the catalogue's
   double memory_utilisation = 0.9;      // share of GPU memory for weights, KV cache and reserve
   double reserve_gb = 2;                // CUDA context and activations, per GPU
-  double host_cache_gb = 1024;          // host memory per node for weights
+  double host_cache_gb = 1024;          // host memory per node for weights; the least recently loaded ones make room
+  bool host_cache_warm = true;          // at the start it holds as many models as fit, in the workload's order; else none
   double host_kv_gb = 512;              // host memory per node for KV cache
   void Describe(Fields& f);
 };
