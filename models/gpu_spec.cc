@@ -69,7 +69,8 @@ GpuSpec ParseGpu(std::string_view text, const std::string& file) {
   RequirePositive(file, "pcie_bytes_per_s", static_cast<double>(gpu.pcie_bytes_per_s));
   if (gpu.board_power_w || gpu.idle_power_w) RequireText(file, "power_source", gpu.power_source);
   if (gpu.board_power_w && gpu.idle_power_w && *gpu.idle_power_w > *gpu.board_power_w) {
-    Refuse(file, "/idle_power_w", fmt::format("found {}; expected at most board_power_w, {}", *gpu.idle_power_w, *gpu.board_power_w));
+    Refuse(file, "/idle_power_w",
+           fmt::format("found {}; expected at most board_power_w, {}", *gpu.idle_power_w, *gpu.board_power_w));
   }
   if (gpu.price_per_hour) RequireText(file, "price_source", gpu.price_source);
   if (!gpu.all_reduce.empty()) RequireText(file, "all_reduce_source", gpu.all_reduce_source);
