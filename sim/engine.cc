@@ -1009,7 +1009,9 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
     if (k != m && resident(i, k)) next.push_back(k);
   }
   std::sort(next.begin() + 1, next.end());
-  if (prices_.KvCapacityBytes(inst.tp, next, f.prefetch_bytes) < inst.kv_used) {
+  // One after the other: weights come when KV has left.
+  const bool in_turn = !there && !setup_.overlap_kv && inst.leaving > 0;
+  if (in_turn || prices_.KvCapacityBytes(inst.tp, next, f.prefetch_bytes) < inst.kv_used) {
     if (inst.leaving + inst.coming == 0)
       Broken(fmt::format("switch to {} on instance {} leaves no room for the KV that is there", setup_.models[m].name, i));
     events_.Clear(i);

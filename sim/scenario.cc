@@ -43,7 +43,8 @@ void SwitchConfig::Describe(Fields& f) {
   f.Choice("prefetch", prefetch_text, "weights may be prefetched behind the running turn", {"preset", "on", "off"});
   prefetch = prefetch_text == "preset" ? std::nullopt : std::optional<bool>(prefetch_text == "on");
   std::string overlap_text = !overlap_kv ? "preset" : *overlap_kv ? "on" : "off";
-  f.Choice("overlap_kv", overlap_text, "KV of a joining request moves in while the rest of its batch runs",
+  f.Choice("overlap_kv", overlap_text,
+           "KV of a joining request moves in while the rest of its batch runs, and KV out while weights come in",
            {"preset", "on", "off"});
   overlap_kv = overlap_text == "preset" ? std::nullopt : std::optional<bool>(overlap_text == "on");
   f.Choice("backing", backing, "where weights are that the host cache does not hold", {"nvme", "remote"});

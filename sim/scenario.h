@@ -38,8 +38,8 @@ struct FleetConfig {
 // What a switch of models costs, a key per stage, so that an ablation is a sweep. `preset` fills in the stages that are not
 // given.
 //
-// A switch is, one after the other: KV that must go before the new weights fit (kv_copy_GBps); the engine stages (engine_init_s);
-// the weights, from the nearest tier that has them:
+// A switch is, one after the other: KV that must go before the new weights fit, or with overlap_kv off all that is on its way out
+// (kv_copy_GBps); the engine stages (engine_init_s); the weights, from the nearest tier that has them:
 //
 //   on the GPU       kept beside the running model (a policy's choice): nothing
 //   prefetch buffer  memory that the policy set aside, loaded behind the running turn: read and written once in GPU memory; what
@@ -60,7 +60,7 @@ struct SwitchConfig {
   std::optional<double> engine_init_s;   // engine, executor, profiling, KV allocation, garbage collection
   std::optional<double> host_load_GBps;  // weights, host memory to GPU, per GPU
   std::optional<bool> prefetch;          // weights may be prefetched behind the running turn
-  std::optional<bool> overlap_kv;        // KV moves in while other requests of the batch run
+  std::optional<bool> overlap_kv;        // KV moves in while other requests of the batch run, and out while weights come in
   std::string backing = "nvme";          // where weights are that the host cache does not hold: nvme | remote
   double nvme_load_GBps = 20.28;         // ServerlessLLM on H100, 65.5 GB from local NVMe (published)
   double remote_load_GBps = 1.29;        // full vLLM restart, 61 GB on A100 (published)

@@ -814,7 +814,8 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
     if (k != m && resident(i, k)) next.push_back(k);
   }
   std::sort(next.begin() + 1, next.end());
-  if (prices_.KvCapacityBytes(inst.tp, next, facts_[i].prefetch_bytes) < GpuUsed(i)) {
+  const bool must_leave_first = !setup_.overlap_kv && !there && Leaving(i);
+  if (must_leave_first || prices_.KvCapacityBytes(inst.tp, next, facts_[i].prefetch_bytes) < GpuUsed(i)) {
     if (!Leaving(i) && !Coming(i)) Broken("a switch leaves no room for the KV that is there");
     timer_[i] = kNever;
     SetPhase(i, Phase::kCopy);
