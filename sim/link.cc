@@ -66,10 +66,18 @@ void Link::Cancel(TimePs now, std::int64_t ticket) {
   Reprice();
 }
 
-void Link::SetShares(TimePs now, const TierRates& shares) {
-  Advance(now);
+bool Link::SetShares(TimePs now, const TierRates& shares) {
+  // Most tiers give more than the GPUs can take, however many there are.
+  const bool changed = std::any_of(lanes_.begin(), lanes_.end(), [&](const Lane& lane) {
+    if (lane.queue.empty() || lane.queue.front().tier == Tier::kNotWeights) return false;
+    const Transfer& t = lane.queue.front();
+    const auto tier = static_cast<std::size_t>(t.tier);
+    return std::min(t.cap, shares_[tier]) != std::min(t.cap, shares[tier]);
+  });
+  if (changed) Advance(now);
   shares_ = shares;
-  Reprice();
+  if (changed) Reprice();
+  return changed;
 }
 
 bool ShareTiers(TimePs now, std::vector<Link>& links, std::span<const std::int32_t> of_node, const TierRates& rates,
@@ -82,8 +90,9 @@ bool ShareTiers(TimePs now, std::vector<Link>& links, std::span<const std::int32
   loading = gpus;
   TierRates shares{};
   for (int t = 0; t < kTiers; ++t) shares[t] = std::max<std::int64_t>(1, rates[t] / std::max<std::int64_t>(1, gpus[t]));
-  for (const std::int32_t link : of_node) links[link].SetShares(now, shares);
-  return true;
+  bool changed = false;
+  for (const std::int32_t link : of_node) changed = links[link].SetShares(now, shares) || changed;
+  return changed;
 }
 
 }  // namespace poolsim

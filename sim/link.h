@@ -53,8 +53,8 @@ class Link {
 
   // GPUs that are being loaded from `tier` through this link.
   std::int64_t loading(Tier tier) const { return loading_[static_cast<std::size_t>(tier)]; }
-  // From `now` on a GPU gets at most shares[t] bytes/s from tier t.
-  void SetShares(TimePs now, const TierRates& shares);
+  // From `now` on a GPU gets at most shares[t] bytes/s from tier t. Returns whether that changes any transfer's rate.
+  bool SetShares(TimePs now, const TierRates& shares);
 
   std::int64_t pending(int lane, Direction direction) const {
     return static_cast<std::int64_t>(lanes_[Index(lane, direction)].queue.size());

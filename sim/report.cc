@@ -103,6 +103,7 @@ void Flatten(const Json& json, const std::string& prefix, std::vector<std::pair<
 }
 
 std::string CsvValue(const Json& value) {
+  if (value.is_null()) return "";
   if (value.is_string()) return CsvCell(value.get<std::string>());
   if (value.is_number_float()) return fmt::format("{}", value.get<double>());
   return value.dump();
