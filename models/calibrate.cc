@@ -247,7 +247,7 @@ class Fitter {
       number.name = fit.what[k].name;
       number.value = std::exp(x[k]);
       const double width = std::exp(1.96 * se);
-      number.low = number.value / width;
+      number.low = width > 1e3 ? 0 : number.value / width;
       number.high = width > 1e3 ? std::numeric_limits<double>::infinity() : number.value * width;
       number.identified = width <= kIdentifiedFactor;
       numbers.push_back(number);
@@ -758,9 +758,15 @@ Calibration Calibrate(const std::vector<MeasurementFile>& files, const Calibrati
                                           {"sampling_bytes", start.sampling_bytes}}},
                          {"gpus", rows}};
   profile.errors = Json::object();
+  std::set<std::string> gpus;
+  for (const Machine& machine : physics.machines()) gpus.insert(machine.gpu->name);
   for (const ErrorRow& row : result.errors) {
-    if (row.group == "all") profile.errors[row.form][row.split][row.phase] = StatsJson(row.stats);
-    if (row.group == "moe") profile.errors[row.form]["moe"][row.split][row.phase] = StatsJson(row.stats);
+    Json& form = profile.errors[row.form];
+    Json& group = row.group == "all"          ? form
+                  : row.group == "moe"        ? form["moe"]
+                  : gpus.count(row.group) > 0 ? form["by_gpu"][row.group]
+                                              : form["by_llm"][row.group];
+    group[row.split][row.phase] = StatsJson(row.stats);
   }
   Json inputs = Json::array();
   Json dropped = Json::array();

@@ -206,15 +206,6 @@ void CheckPlot(const std::string& path) {
   }
 }
 
-// The profile as a file: the rows of the tables stay on a line each.
-std::string ProfileText(const Profile& profile) {
-  Json json = WriteStruct(profile);
-  for (const char* key : {"physics", "linear"}) {
-    if (json[key].is_null()) json.erase(key);
-  }
-  return FileText(json);
-}
-
 void Calibrate(const Options& options) {
   CheckPlot(options.plot);
   std::vector<MeasurementFile> files;
