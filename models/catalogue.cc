@@ -1,9 +1,14 @@
 #include "models/catalogue.h"
 
 #include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
 
 #include <fmt/format.h>
 
+#include "models/llm_import.h"
 #include "sim/cost_model.h"
 #include "sim/errors.h"
 
@@ -26,17 +31,15 @@ std::vector<Spec> Load(std::string_view folder, Spec (*parse)(std::string_view, 
   std::vector<Spec> specs;
   for (const EmbeddedFile& file : EmbeddedIn(folder)) specs.push_back(parse(file.text, std::string(file.path)));
   std::sort(specs.begin(), specs.end(), [](const Spec& a, const Spec& b) { return a.name < b.name; });
-  std::vector<std::pair<std::string, std::string>> seen;
+  std::unordered_map<std::string, std::string> owners;
   for (const Spec& spec : specs) {
     std::vector<std::string> names = spec.aliases;
     names.push_back(spec.name);
     for (const std::string& name : names) {
-      for (const auto& [key, owner] : seen) {
-        if (key == Key(name)) {
-          throw InputError(fmt::format("{}{}.json: /aliases: \"{}\" already names \"{}\"", folder, spec.name, name, owner));
-        }
+      const auto [owner, first] = owners.emplace(Key(name), spec.name);
+      if (!first) {
+        throw InputError(fmt::format("{}{}.json: /aliases: \"{}\" already names \"{}\"", folder, spec.name, name, owner->second));
       }
-      seen.emplace_back(Key(name), spec.name);
     }
   }
   return specs;
@@ -52,6 +55,83 @@ const Spec& ByName(const std::vector<Spec>& specs, const char* what, std::string
     known.push_back(spec.name);
   }
   throw InputError(UnknownName(what, name, std::move(known)));
+}
+
+bool IsFile(std::string_view name) { return name.ends_with(".json"); }
+
+// Entries in files of their own, by path; they stay where they are once read.
+template <class Spec>
+class Files {
+ public:
+  const Spec& Read(std::string_view path, Spec (*read)(const std::string&)) {
+    const std::lock_guard lock(mutex_);
+    std::unique_ptr<Spec>& spec = specs_[std::string(path)];
+    if (spec == nullptr) {
+      auto fresh = std::make_unique<Spec>(read(std::string(path)));
+      fresh->name = path;
+      spec = std::move(fresh);
+    }
+    return *spec;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, std::unique_ptr<Spec>> specs_;
+};
+
+// The leading letters of a name, with those of the same house together.
+std::string FamilyOf(const std::string& name) {
+  const std::string letters = name.substr(0, name.find_first_not_of("abcdefghijklmnopqrstuvwxyz"));
+  if (letters == "qwq") return "qwen";
+  if (letters == "mixtral" || letters == "ministral") return "mistral";
+  return letters;
+}
+
+// Takes a number off the front of `text`: "1.5-4b" -> 1.5.
+double TakeNumber(std::string_view& text) {
+  double value = 0;
+  double unit = 0;  // of the next decimal
+  while (!text.empty() && ((text[0] >= '0' && text[0] <= '9') || (text[0] == '.' && unit == 0))) {
+    if (text[0] == '.') {
+      unit = 0.1;
+    } else if (unit == 0) {
+      value = value * 10 + (text[0] - '0');
+    } else {
+      value += unit * (text[0] - '0');
+      unit /= 10;
+    }
+    text.remove_prefix(1);
+  }
+  return value;
+}
+
+// Numbers by their size, and a first version, which has no number, first: qwen-7b, qwen1.5-4b, qwen1.5-32b; gemma-7b, gemma-2-2b.
+bool NaturallyLess(std::string_view a, std::string_view b) {
+  enum Kind { kSize, kVersion, kLetter, kEnd, kNumber };  // in this order
+  bool leading = true;                                    // a part between hyphens starts here
+  const auto kind = [&leading](std::string_view text) {
+    if (text.empty() || text[0] == '-') return kEnd;
+    if (text[0] < '0' || text[0] > '9') return kLetter;
+    if (!leading) return kNumber;
+    TakeNumber(text);
+    return text.empty() || text[0] == '-' ? kVersion : kSize;
+  };
+  while (!a.empty() && !b.empty()) {
+    if (kind(a) != kind(b)) return kind(a) < kind(b);
+    if (kind(a) != kLetter && kind(a) != kEnd) {
+      const double left = TakeNumber(a);
+      const double right = TakeNumber(b);
+      if (left != right) return left < right;
+      leading = false;
+      continue;
+    }
+    if (a[0] != b[0]) return a[0] < b[0];
+    leading = a[0] == '-';
+    a.remove_prefix(1);
+    b.remove_prefix(1);
+  }
+  if (a.empty() == b.empty()) return false;
+  return kind(a) != kind(b) ? kind(a) < kind(b) : a.empty();
 }
 
 template <class Spec>
@@ -73,8 +153,16 @@ const std::vector<LlmSpec>& Llms() {
   return llms;
 }
 
-const GpuSpec& GpuByName(std::string_view name) { return ByName(Gpus(), "GPU", name); }
-const LlmSpec& LlmByName(std::string_view name) { return ByName(Llms(), "LLM", name); }
+const GpuSpec& GpuByName(std::string_view name) {
+  static Files<GpuSpec> files;
+  if (!IsFile(name)) return ByName(Gpus(), "GPU", name);
+  return files.Read(name, [](const std::string& path) { return ParseGpu(ReadWholeFile(path), path); });
+}
+
+const LlmSpec& LlmByName(std::string_view name) {
+  static Files<LlmSpec> files;
+  return IsFile(name) ? files.Read(name, ReadLlmFile) : ByName(Llms(), "LLM", name);
+}
 
 std::vector<EmbeddedFile> EmbeddedIn(std::string_view folder) {
   std::vector<EmbeddedFile> files;
@@ -128,13 +216,21 @@ Json GpuListing() {
 }
 
 Json LlmListing() {
+  std::vector<LlmSpec> llms = Llms();
+  std::stable_sort(llms.begin(), llms.end(), [](const LlmSpec& a, const LlmSpec& b) {
+    const std::string left = FamilyOf(a.name);
+    const std::string right = FamilyOf(b.name);
+    return left != right ? left < right : NaturallyLess(a.name, b.name);
+  });
   Json rows = Json::array();
-  for (const LlmSpec& llm : Llms()) {
+  for (const LlmSpec& llm : llms) {
     Json row;
     row["name"] = llm.name;
+    row["family"] = FamilyOf(llm.name);
     row["aliases"] = llm.aliases;
     row["parameters"] = llm.Parameters();
     row["active_parameters"] = llm.ActiveParameters();
+    row["experts"] = llm.num_experts;
     row["weights_gb"] = static_cast<double>(llm.WeightBytes({}, llm.Resolve({}))) / 1e9;
     row["kv_bytes_per_token"] = llm.KvBytesPerToken({}, llm.Resolve({}));
     row["context"] = llm.max_position_embeddings;

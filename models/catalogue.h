@@ -22,7 +22,10 @@ namespace poolsim {
 const std::vector<GpuSpec>& Gpus();
 const std::vector<LlmSpec>& Llms();
 
-// By name or alias; throw InputError with the nearest known name. The references live as long as the program.
+// By name or alias; throw InputError with the nearest known name. A name that ends in ".json" is a file instead: an entry of its
+// own or, for an LLM, a Hugging Face config.json (models/llm_import.h), read once. Its spec's name is the path as given, so that
+// the name finds it again; InputError where it cannot be read. The references live as long as the program. Safe from several
+// threads.
 const GpuSpec& GpuByName(std::string_view name);
 const LlmSpec& LlmByName(std::string_view name);
 

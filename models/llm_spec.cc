@@ -10,6 +10,7 @@ namespace poolsim {
 namespace {
 
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
+constexpr double kMaxParameters = 1e15;
 
 [[noreturn]] void Refuse(const std::string& file, const std::string& path, const std::string& what) {
   throw InputError(fmt::format("{}: {}: {}", file, path, what));
@@ -28,6 +29,20 @@ void RequireText(const std::string& file, const char* key, const std::string& va
 }
 
 std::int64_t DivideUp(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// At least the parameters, and at least every product on the way to them or to the KV cache.
+double MostParameters(const LlmSpec& llm) {
+  const auto real = [](std::int64_t count) { return static_cast<double>(count); };
+  const double h = real(llm.hidden_size);
+  const double heads =
+      real(llm.num_attention_heads) * real(llm.head_dim + llm.qk_nope_head_dim + llm.qk_rope_head_dim + llm.v_head_dim);
+  const double latents = real(llm.q_lora_rank + llm.kv_lora_rank + llm.qk_rope_head_dim);
+  const double attention = (h + 1) * 4 * heads + (h + heads) * latents;
+  const double experts = real(llm.num_experts) * real(llm.moe_intermediate_size + 1) + real(llm.shared_expert_intermediate_size);
+  const double mlps = 3 * h * (real(llm.intermediate_size) + experts);
+  return (2 * real(llm.vocab_size) + 1) * h + real(llm.num_hidden_layers) * (attention + mlps + 2 * h) +
+         real(llm.other_parameters);
+}
 
 }  // namespace
 
@@ -58,6 +73,8 @@ void LlmSpec::Describe(Fields& f) {
   f.Int("qk_nope_head_dim", qk_nope_head_dim, "part of a query without rotary embedding", 0, kMaxSize);
   f.Int("qk_rope_head_dim", qk_rope_head_dim, "part of a query with rotary embedding", 0, kMaxSize);
   f.Int("v_head_dim", v_head_dim, "size of a value", 0, kMaxSize);
+  f.Int("other_parameters", other_parameters, "outside the decoder: vision tower, projector, table of positions", 0,
+        static_cast<std::int64_t>(kMaxParameters));
   f.Real("card_parameters", card_parameters, "parameters by the model card", 0, 1e15);
   f.Text("source", source, "where the figures come from");
 }
@@ -66,16 +83,17 @@ std::int64_t LlmSpec::KvNumbers(int tp) const {
   return mla() ? kv_lora_rank + qk_rope_head_dim : 2 * DivideUp(num_key_value_heads, tp) * head_dim;
 }
 
-std::int64_t LlmSpec::AttentionParameters() const {
+std::int64_t LlmSpec::AttentionParameters(int tp) const {
   const std::int64_t h = hidden_size;
+  const std::int64_t heads = num_attention_heads / tp;
   if (mla()) {
-    const std::int64_t q = num_attention_heads * QueryKeyDim();
+    const std::int64_t q = heads * QueryKeyDim();
     const std::int64_t queries = q_lora_rank > 0 ? h * q_lora_rank + q_lora_rank * q : h * q;
-    return queries + h * (kv_lora_rank + qk_rope_head_dim) +
-           kv_lora_rank * num_attention_heads * (qk_nope_head_dim + v_head_dim) + num_attention_heads * v_head_dim * h;
+    return queries + h * (kv_lora_rank + qk_rope_head_dim) + kv_lora_rank * heads * (qk_nope_head_dim + v_head_dim) +
+           heads * v_head_dim * h;
   }
-  const std::int64_t q = num_attention_heads * head_dim;
-  const std::int64_t qkv = q + 2 * num_key_value_heads * head_dim;
+  const std::int64_t q = heads * head_dim;
+  const std::int64_t qkv = q + KvNumbers(tp);
   return h * qkv + (qkv_bias ? qkv : 0) + q * h;
 }
 
@@ -84,7 +102,7 @@ std::int64_t LlmSpec::Parameters() const {
       moe() ? num_experts * ExpertParameters() + SharedExpertParameters() + hidden_size * num_experts : 0;
   return (tie_word_embeddings ? 1 : 2) * vocab_size * hidden_size + hidden_size +
          num_hidden_layers * (AttentionParameters() + 2 * hidden_size) + DenseLayers() * DenseMlpParameters() +
-         MoeLayers() * experts;
+         MoeLayers() * experts + other_parameters;
 }
 
 std::int64_t LlmSpec::ActiveParameters() const {
@@ -125,21 +143,20 @@ std::int64_t LlmSpec::WeightBytes(const Shape& shape, const Precision& precision
   const double bytes = BytesPerWeight(precision.weights);
   const double tp = shape.tp;
   const double experts_over = std::max(shape.tp, shape.ep);
-  // The fullest stage holds ceil(layers / pp) layers; where dense layers come first, as many of them as other stages have.
-  const auto layers = static_cast<double>(num_hidden_layers);
-  const double stage = static_cast<double>(DivideUp(num_hidden_layers, shape.pp));
-  const auto attention = static_cast<double>(AttentionParameters());
-  const double moe_share = static_cast<double>(MoeLayers()) / layers;
-  const double router = static_cast<double>(moe() ? hidden_size * num_experts : 0);
-  const double norms = static_cast<double>(2 * hidden_size);
-  const double layer = bytes * (attention / tp + (1 - moe_share) * static_cast<double>(DenseMlpParameters()) / tp +
-                                moe_share * (static_cast<double>(num_experts * ExpertParameters()) / experts_over +
-                                             static_cast<double>(SharedExpertParameters()) / tp)) +
-                       2 * (moe_share * router + norms) / tp;
-  const double tables = static_cast<double>(vocab_size * hidden_size) * (tie_word_embeddings || shape.pp > 1 ? 1 : 2);
-  const double total = stage * layer + 2 * (tables + static_cast<double>(hidden_size)) / tp;
+  const auto real = [](std::int64_t count) { return static_cast<double>(count); };
+  const double dense = bytes * real(DenseMlpParameters()) / tp;
+  const double moe = bytes * (real(num_experts * ExpertParameters()) / experts_over + real(SharedExpertParameters()) / tp) +
+                     2 * real(hidden_size * num_experts);
+  const std::int64_t layers = DivideUp(num_hidden_layers, shape.pp);
+  const std::int64_t dense_in_first = std::min(layers, DenseLayers());
+  const std::int64_t moe_in_last = std::min(layers, MoeLayers());
+  const double mlps = std::max(real(dense_in_first) * dense + real(layers - dense_in_first) * moe,
+                               real(layers - moe_in_last) * dense + real(moe_in_last) * moe);
+  const double attention = real(layers) * (bytes * real(AttentionParameters(shape.tp)) + 2 * real(2 * hidden_size) / tp);
+  const double tables = real(vocab_size * hidden_size) * (tie_word_embeddings || shape.pp > 1 ? 1 : 2);
+  const double total = mlps + attention + 2 * (tables + real(hidden_size)) / tp + 2 * real(other_parameters);
   const auto whole = static_cast<std::int64_t>(total);
-  return static_cast<double>(whole) < total ? whole + 1 : whole;
+  return real(whole) < total ? whole + 1 : whole;
 }
 
 std::int64_t LlmSpec::KvBytesPerToken(const Shape& shape, const Precision& precision) const {
@@ -161,17 +178,20 @@ double BytesPerKvNumber(const std::string& kv) {
   throw InputError(UnknownName("precision of the KV cache", kv, {"bf16", "fp8"}));
 }
 
-LlmSpec ParseLlm(std::string_view text, const std::string& file) {
+LlmSpec ParseLlm(std::string_view text, const std::string& file) { return ReadLlm(ParseJson(text, file), file); }
+
+LlmSpec ReadLlm(const Json& entry, const std::string& file) {
   LlmSpec llm;
-  ReadStruct(ParseJson(text, file), file, "", llm);
+  ReadStruct(entry, file, "", llm);
   RequireText(file, "name", llm.name);
   RequireText(file, "source", llm.source);
   RequirePositive(file, "hidden_size", llm.hidden_size);
   RequirePositive(file, "num_hidden_layers", llm.num_hidden_layers);
   RequirePositive(file, "num_attention_heads", llm.num_attention_heads);
   RequirePositive(file, "vocab_size", llm.vocab_size);
-  if (llm.num_dense_layers > llm.num_hidden_layers) {
-    Refuse(file, "/num_dense_layers", fmt::format("found {}; expected at most {}", llm.num_dense_layers, llm.num_hidden_layers));
+  if (llm.num_dense_layers >= llm.num_hidden_layers) {
+    Refuse(file, "/num_dense_layers",
+           fmt::format("found {}; expected less than num_hidden_layers ({})", llm.num_dense_layers, llm.num_hidden_layers));
   }
   if (llm.DenseLayers() > 0) RequirePositive(file, "intermediate_size", llm.intermediate_size);
   if (llm.moe()) {
@@ -202,10 +222,32 @@ LlmSpec ParseLlm(std::string_view text, const std::string& file) {
              fmt::format("found {}; expected a divisor of num_attention_heads ({})", llm.num_key_value_heads,
                          llm.num_attention_heads));
     }
-    if (llm.head_dim == 0) llm.head_dim = llm.hidden_size / llm.num_attention_heads;
-    RequirePositive(file, "head_dim", llm.head_dim);
+    if (llm.head_dim == 0) {
+      if (llm.hidden_size % llm.num_attention_heads != 0) {
+        Refuse(file, "/head_dim",
+               fmt::format("missing, and num_attention_heads ({}) does not divide hidden_size ({})", llm.num_attention_heads,
+                           llm.hidden_size));
+      }
+      llm.head_dim = llm.hidden_size / llm.num_attention_heads;
+    }
+  }
+  if (const double most = MostParameters(llm); most > kMaxParameters) {
+    Refuse(file, "/hidden_size",
+           fmt::format("the sizes make up to {:.2g} parameters; expected at most {:.0e}", most, kMaxParameters));
   }
   return llm;
+}
+
+Json LlmEntry(const LlmSpec& llm) {
+  Json all = WriteStruct(llm);
+  Json entry;
+  for (const auto& [key, value] : all.items()) {
+    const bool says_nothing = value.is_number()   ? value == 0
+                              : value.is_string() ? value == ""
+                                                  : key == "gated_mlp" && value == true;
+    if (!says_nothing) entry[key] = value;
+  }
+  return entry;
 }
 
 }  // namespace poolsim

@@ -4,8 +4,11 @@
 // multi-head latent attention (MLA), dense or with a mixture of experts (MoE), with gated or plain MLPs. Keys are those of a
 // Hugging Face config.json where it has one, so that an entry can be checked against one by eye.
 //
-// Sources of the formulas: the architectures' own reference code (transformers). Norms beyond two a layer and the biases outside
-// query, key and value are left out of the parameter count: they are below 0.05 % of any entry.
+// Sources of the formulas: the architectures' own reference code (transformers). Norms beyond two a layer, the biases outside
+// query, key and value, routers' biases and shared experts' gates are left out of the parameter count: they are below 0.05 % of
+// any entry. So are layers for multi-token prediction, which serve speculation only. A layer with a sliding window (Gemma,
+// Mistral v0.1) is counted as one with full attention, so that the KV cache of a context longer than the window is an upper
+// bound.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +49,8 @@ struct LlmSpec {
   std::int64_t qk_nope_head_dim = 0;
   std::int64_t qk_rope_head_dim = 0;
   std::int64_t v_head_dim = 0;
+  // Outside the decoder: a vision tower and its projector, or a table of positions. 16 bits each, whole on every GPU.
+  std::int64_t other_parameters = 0;
 
   double card_parameters = 0;  // the model card's count, to check Parameters() against
   std::string source;
@@ -65,12 +70,14 @@ struct LlmSpec {
   // (heads are copied where there are fewer than GPUs). MLA: the latent and the rotary key, copied to every GPU, not divided.
   std::int64_t KvNumbers(int tp) const;
 
-  // Parameters of one layer's attention (projections, biases), and of MLPs.
-  std::int64_t AttentionParameters() const;
+  // Parameters of one layer's attention (projections, biases) on one of `tp` GPUs, and of MLPs. As in KvNumbers, key and value
+  // heads are copied where there are fewer than GPUs, and so are MLA's projections to the latents.
+  std::int64_t AttentionParameters(int tp = 1) const;
   std::int64_t DenseMlpParameters() const { return MlpMatrices() * hidden_size * intermediate_size; }
   std::int64_t ExpertParameters() const { return MlpMatrices() * hidden_size * moe_intermediate_size; }
   std::int64_t SharedExpertParameters() const { return MlpMatrices() * hidden_size * shared_expert_intermediate_size; }
-  // All of the model: embedding, lm_head unless tied, and every layer's attention, MLP or experts with router, and norms.
+  // All of the model: embedding, lm_head unless tied, every layer's attention, MLP or experts with router, and norms, and what is
+  // outside the decoder.
   std::int64_t Parameters() const;
   // Those that one token goes through: of the routed experts only num_experts_per_tok.
   std::int64_t ActiveParameters() const;
@@ -84,9 +91,11 @@ struct LlmSpec {
 
   // The functions below take a resolved precision and a shape that CheckShape passes.
 
-  // Bytes of the weights on the fullest GPU of the instance. Embedding and lm_head stay bf16 whatever the weights are; the
-  // pipeline stage with the most layers counts, with embedding or lm_head (whichever is larger) where pp > 1. Attention and
-  // shared experts are divided by tp and copied ep / tp times; routed experts are divided by max(tp, ep).
+  // Bytes of the weights on the fullest GPU of the instance. Embedding, lm_head, routers and norms stay bf16 whatever the weights
+  // are. Of pp > 1 stages the heavier end counts, with ceil(layers / pp) layers and a table (embedding or lm_head): dense layers
+  // come before those with experts, so that a stage may hold experts in all of its layers. Attention and shared experts are
+  // divided by tp (but for the copies of AttentionParameters) and copied ep / tp times; routed experts are divided by max(tp,
+  // ep); routers are copied. Norms are counted as divided by tp: they are below 0.02 %.
   std::int64_t WeightBytes(const Shape& shape, const Precision& precision) const;
   // Of one context token, on the fullest GPU, as an average over the ep / tp groups that share the requests:
   // ceil(layers / pp) x KvNumbers(tp) x bytes / (ep / tp), rounded up.
@@ -98,7 +107,11 @@ double BytesPerWeight(const std::string& weights);
 // Bytes of a number of the KV cache: bf16 2, fp8 1.
 double BytesPerKvNumber(const std::string& kv);
 
-// Parses and checks one entry; `file` names it in messages. Throws InputError: unknown keys, missing or impossible values.
+// Parses and checks one entry; `file` names it in messages. Throws InputError: unknown keys, missing or impossible values. What
+// it returns can be counted: no function above overflows for a shape of up to 2^20 GPUs.
 LlmSpec ParseLlm(std::string_view text, const std::string& file);
+LlmSpec ReadLlm(const Json& entry, const std::string& file);
+// The entry that ParseLlm reads back, without keys that say nothing (0, empty, plain defaults).
+Json LlmEntry(const LlmSpec& llm);
 
 }  // namespace poolsim

@@ -199,6 +199,11 @@ void CheckPolicy(const PolicyConfig& policy, const std::string& file, const std:
   }
 }
 
+// A catalogue entry in a file of its own: its path starts from the scenario's folder.
+void ResolveEntry(std::string& name, const std::string& base_dir) {
+  if (name.ends_with(".json")) name = (std::filesystem::path(base_dir) / name).string();
+}
+
 void CheckFleet(const FleetConfig& fleet, const std::string& file, const std::string& path) {
   try {
     FindGpu(fleet.gpu);
@@ -232,10 +237,12 @@ Scenario ParseScenario(const std::string& text, const std::string& file, const s
   if (!s.pools.empty() && (json.contains("fleet") || json.contains("policy"))) {
     throw InputError(fmt::format("{}: /pools: a scenario has either pools, or fleet and policy; found both", file));
   }
+  ResolveEntry(s.fleet.gpu, base_dir);
   CheckFleet(s.fleet, file, "/fleet");
   CheckPolicy(s.policy, file, "/policy");
   for (std::size_t i = 0; i < s.pools.size(); ++i) {
     const std::string path = fmt::format("/pools/{}", i);
+    ResolveEntry(s.pools[i].fleet.gpu, base_dir);
     CheckFleet(s.pools[i].fleet, file, path);
     CheckPolicy(s.pools[i].policy, file, path + "/policy");
     for (std::size_t j = 0; j < i; ++j) {
@@ -247,6 +254,7 @@ Scenario ParseScenario(const std::string& text, const std::string& file, const s
     ModelRule& rule = s.models[i];
     const std::string path = fmt::format("{}: /models/{}", file, i);
     if (!rule.llm.empty()) {
+      ResolveEntry(rule.llm, base_dir);
       try {
         rule.llm = CanonicalLlm(rule.llm);
       } catch (const InputError& e) {

@@ -115,6 +115,7 @@ int RunCommandLine(int argc, char** argv) {
   AddCompareCommand(app, invocation);
   AddCalibrateCommand(app, invocation);
   AddListCommand(app, invocation);
+  AddLlmsCommand(app, invocation);
   AddSchemaCommand(app, invocation);
 
   try {

@@ -24,6 +24,7 @@ void AddRunCommand(CLI::App& app, Invocation& invocation);
 void AddCompareCommand(CLI::App& app, Invocation& invocation);
 void AddCalibrateCommand(CLI::App& app, Invocation& invocation);
 void AddListCommand(CLI::App& app, Invocation& invocation);
+void AddLlmsCommand(CLI::App& app, Invocation& invocation);
 void AddSchemaCommand(CLI::App& app, Invocation& invocation);
 
 // The program but for main(): parses, runs the chosen command, returns the exit code (0; 2 for bad input).

@@ -119,16 +119,22 @@ void PrintGpus(const Json& rows, const Style& style) {
 void PrintLlms(const Json& rows, const Style& style) {
   Table table({{"name", Align::kLeft, ""},
                {"parameters", Align::kRight, ""},
+               {"of them active", Align::kRight, ""},
                {"weights", Align::kRight, ""},
                {"KV a token", Align::kRight, ""},
-               {"context", Align::kRight, ""},
-               {"also known as", Align::kLeft, "", true}});
+               {"context", Align::kRight, ""}});
+  const auto billions = [](const Json& parameters) { return fmt::format("{} B", Number(parameters.get<double>() / 1e9)); };
+  std::string family;
   for (const Json& row : rows) {
-    table.Row({Text(row["name"]), fmt::format("{:.2f} B", row["parameters"].get<double>() / 1e9),
-               fmt::format("{:.1f} GB", row["weights_gb"].get<double>()), ByteSize(row["kv_bytes_per_token"]),
-               Count(row["context"]), Text(row["aliases"])});
+    if (!family.empty() && family != row["family"]) table.Row({});
+    family = row["family"].get<std::string>();
+    table.Row({Text(row["name"]), billions(row["parameters"]), row["experts"] == 0 ? "" : billions(row["active_parameters"]),
+               ByteSize(row["weights_gb"].get<double>() * 1e9), ByteSize(row["kv_bytes_per_token"]), Count(row["context"])});
   }
-  fmt::print("{}", table.Text(style));
+  fmt::print("{}\n{}\n", table.Text(style),
+             Wrap("Names are found whatever their case and separators, and so are aliases; --json lists them, with the source of "
+                  "each entry. A path that ends in .json names an entry or a config.json of yours: see poolsim llms import.",
+                  kPageWidth, 0, 0));
 }
 
 struct Listing {

@@ -37,36 +37,7 @@ std::string ErrorOf(const std::function<void()>& f) {
   return "no error";
 }
 
-const Precision kCheckpoint{"bf16", "bf16"};
-
-const char* const kTinyLlm = R"({
-  "name": "tiny", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-  "intermediate_size": 128, "vocab_size": 1000, "max_position_embeddings": 512, "source": "made up")";
-
 }  // namespace
-
-TEST_CASE("Parameter counts from the configuration are within 1 % of the model card's", "[unit]") {
-  REQUIRE(Llms().size() >= 4);
-  for (const LlmSpec& llm : Llms()) {
-    INFO(llm.name);
-    REQUIRE(llm.card_parameters > 0);
-    CHECK(static_cast<double>(llm.Parameters()) == Approx(llm.card_parameters).epsilon(0.01));
-  }
-  // The safetensors indices of these count every tensor.
-  CHECK(LlmByName("qwen2.5-7b").Parameters() == 7'615'616'512);
-  CHECK(LlmByName("qwen2.5-72b").Parameters() == 72'706'203'648);
-  CHECK(LlmByName("yi-1.5-9b").Parameters() == 8'829'407'232);
-  CHECK(LlmByName("llama-2-13b").Parameters() == 13'015'864'320);
-  CHECK(LlmByName("qwen2.5-1.5b").Parameters() == 1'543'714'304);  // tied embeddings
-}
-
-TEST_CASE("KV bytes count layers, heads and both of key and value, and copy heads beyond their number", "[unit]") {
-  CHECK(LlmByName("qwen2.5-7b").KvBytesPerToken({}, kCheckpoint) == 2 * 28 * 4 * 128 * 2);
-  CHECK(LlmByName("llama-2-13b").KvBytesPerToken({}, kCheckpoint) == 819'200);
-  CHECK(LlmByName("qwen2.5-72b").KvBytesPerToken({.tp = 8}, kCheckpoint) == 40'960);
-  CHECK(LlmByName("qwen2.5-72b").KvBytesPerToken({.tp = 16}, kCheckpoint) == 40'960);
-  CHECK(LlmByName("qwen2.5-72b").WeightBytes({.tp = 8}, kCheckpoint) == 72'706'203'648 / 4);
-}
 
 TEST_CASE("GPU facts are those of the data sheets", "[unit]") {
   const GpuFacts h100 = FindGpu("H100");
@@ -164,26 +135,13 @@ TEST_CASE("Names ignore case, separators and organisations, and unknown ones sug
 
 TEST_CASE("Listings have a row per entry", "[unit]") {
   CHECK(GpuListing().size() == GpuNames().size());
-  CHECK(LlmListing().size() == LlmNames().size());
   for (const Json& row : GpuListing()) CHECK(row["memory_gb"].get<double>() > 0);
-  for (const Json& row : LlmListing()) {
-    if (row["name"] == "llama-2-13b") CHECK(row["kv_bytes_per_token"] == 819'200);
-  }
 }
 
-TEST_CASE("A catalogue entry is checked key by key", "[unit]") {
-  const auto parse = [](const std::string& more) { return ErrorOf([&] { ParseLlm(kTinyLlm + more + "}", "tiny.json"); }); };
-  CHECK(parse("") == "no error");
-  CHECK_THAT(parse(R"(, "num_experts": 8)"), Contains("tiny.json: /num_experts_per_tok: missing or zero"));
-  CHECK_THAT(parse(R"(, "kv_lora_rank": 512)"), Contains("tiny.json: /qk_nope_head_dim: missing or zero"));
-  CHECK_THAT(parse(R"(, "vocabsize": 8)"), Contains("tiny.json: /vocabsize") && Contains("vocab_size"));
-  CHECK_THAT(parse(R"(, "torch_dtype": "float8")"), Contains("/torch_dtype"));
-  CHECK_THAT(ErrorOf([] { ParseLlm(R"({"name": "x", "source": "y"})", "x.json"); }),
-             Contains("x.json: /hidden_size: missing or zero"));
+TEST_CASE("A GPU's entry is checked key by key", "[unit]") {
   CHECK_THAT(ErrorOf([] { ParseGpu(R"({"name": "x", "source": "y"})", "x.json"); }),
              Contains("x.json: /memory_bytes: missing or zero"));
   CHECK_THAT(ErrorOf([] { ParseGpu("[]", "x.json"); }), Contains("x.json"));
-  CHECK_THAT(ErrorOf([] { ParseLlm("[1", "x.json"); }), Contains("x.json"));
 }
 
 TEST_CASE("Linear prices are the artifact's lines, to the picosecond", "[unit]") {
