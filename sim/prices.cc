@@ -57,6 +57,11 @@ std::int64_t Prices::KvCapacityBytes(ShapeId shape, std::span<const ModelId> res
   }
   std::int64_t left = usable_bytes_ - set_aside;
   for (const ModelId m : resident) left -= At(m, shape).weight_bytes;
+  // Further weights never make room: what has grown beside them must fit when they are gone.
+  for (const ModelId m : resident) {
+    const Entry& e = At(m, shape);
+    if (e.kv_capacity_tokens > 0) left = std::min(left, e.kv_capacity_tokens * e.kv_bytes_per_token);
+  }
   return left;
 }
 
