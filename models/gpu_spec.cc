@@ -36,6 +36,7 @@ void GpuSpec::Describe(Fields& f) {
   f.Text("title", title, "the product's name");
   f.Int("memory_bytes", memory_bytes, "memory [bytes]", 0, kMaxBytes);
   f.Int("hbm_bytes_per_s", hbm_bytes_per_s, "peak memory bandwidth [bytes/s]", 0, kMaxBytes);
+  f.Int("multiprocessors", multiprocessors, "streaming multiprocessors (compute units); 0: not known", 0, 100'000);
   f.Real("bf16_flops", bf16_flops, "peak dense BF16 rate [FLOP/s]", 0, 1e18);
   f.OptReal("fp8_flops", fp8_flops, "peak dense FP8 rate [FLOP/s]", 0, 1e18);
   f.OptReal("int8_flops", int8_flops, "peak dense INT8 rate [OP/s]", 0, 1e18);

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "models/catalogue.h"
+#include "models/profile.h"
 #include "sim/errors.h"
 #include "sim/registry.h"
 
@@ -102,51 +103,16 @@ class Linear final : public CostModel {
   LinearParams params_;
 };
 
-struct Table {
-  std::string form;
-  std::string name;
-  std::string help;
-  std::string source;
+// The section "linear" of a profile.
+struct LinearSection {
   std::vector<LinearEntry> models;
-
-  void Describe(Fields& f) {
-    f.Text("form", form, "\"linear\"");
-    f.Text("name", name, "the table's name");
-    f.Text("help", help, "one line");
-    f.Text("source", source, "where the figures come from");
-    f.NestedList("models", models, "the entries");
-  }
+  void Describe(Fields& f) { f.NestedList("models", models, "the entries"); }
 };
 
-const std::vector<Table>& Tables() {
-  static const std::vector<Table> tables = [] {
-    std::vector<Table> all;
-    for (const EmbeddedFile& file : EmbeddedIn("models/profiles/")) {
-      const std::string name(file.path);
-      const Json json = ParseJson(file.text, name);
-      if (json.is_object() && json.contains("form") && json["form"] == "linear") ReadStruct(json, name, "", all.emplace_back());
-    }
-    return all;
-  }();
-  return tables;
-}
-
-std::vector<std::string> TableNames() {
-  std::vector<std::string> names;
-  for (const Table& table : Tables()) names.push_back(table.name);
-  return names;
-}
-
-LinearParams ReadParams(const Json& json, const std::string& file, const std::string& path) {
-  LinearParams params;
-  ReadStruct(json, file, path, params);
-  if (params.models.empty()) {
-    for (const Table& table : Tables()) {
-      if (table.name == params.table) params.models = table.models;
-    }
-  }
-  for (std::size_t i = 0; i < params.models.size(); ++i) {
-    LinearEntry& entry = params.models[i];
+// Names become the catalogue's; throws InputError for one that is not there, and for two entries of one (llm, gpu, tp).
+void CheckEntries(std::vector<LinearEntry>& models, const std::string& file, const std::string& path) {
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    LinearEntry& entry = models[i];
     const std::string place = fmt::format("{}: {}/models/{}", file, path, i);
     const char* key = "llm";
     try {
@@ -159,12 +125,18 @@ LinearParams ReadParams(const Json& json, const std::string& file, const std::st
       throw InputError(fmt::format("{}/{}: {}", place, key, error.what()));
     }
     for (std::size_t j = 0; j < i; ++j) {
-      const LinearEntry& other = params.models[j];
+      const LinearEntry& other = models[j];
       if (other.llm == entry.llm && other.gpu == entry.gpu && other.tp == entry.tp) {
         throw InputError(fmt::format("{}: a second entry for {}, after {}/models/{}", place, Label(entry), path, j));
       }
     }
   }
+}
+
+LinearParams ReadParams(const Json& json, const std::string& file, const std::string& path) {
+  LinearParams params;
+  ReadStruct(json, file, path, params);
+  CheckEntries(params.models, file, path);
   return params;
 }
 
@@ -172,7 +144,19 @@ const Register<CostModelEntry> kRegistered{{
     .name = "linear",
     .help = "fitted lines per (LLM, GPU, TP degree), for comparison with published simulators",
     .create = [](const Json& params, const std::string& file, const std::string& path) -> std::unique_ptr<CostModel> {
-      return std::make_unique<Linear>(ReadParams(params, file, path));
+      LinearParams read = ReadParams(params, file, path);
+      if (read.models.empty()) {
+        try {
+          const Profile& profile = FindProfile(ProfilePath(read.profile, file), "linear");
+          LinearSection section;
+          ReadStruct(profile.linear, profile.file, "/linear", section);
+          CheckEntries(section.models, profile.file, "/linear");
+          read.models = std::move(section.models);
+        } catch (const InputError& error) {
+          throw InputError(fmt::format("{}: {}/profile: {}", file, path, error.what()));
+        }
+      }
+      return std::make_unique<Linear>(std::move(read));
     },
     .schema = [] { return SchemaOfFields([](Fields& f) { LinearParams{}.Describe(f); }); },
     .resolve = [](const Json& params) { return WriteStruct(ReadParams(params, "scenario", "")); },
@@ -201,8 +185,10 @@ void LinearEntry::Describe(Fields& f) {
 }
 
 void LinearParams::Describe(Fields& f) {
-  f.NestedList("models", models, "entries; empty: those of `table`");
-  f.Choice("table", table, "embedded table, used where `models` is empty", TableNames());
+  f.NestedList("models", models, "entries; empty: those of `profile`");
+  f.Text("profile", profile,
+         fmt::format("used where `models` is empty: {}, or a file that ends in .json", fmt::join(ProfileNames("linear"), ", "))
+             .c_str());
   f.Real("floor_us", floor_us, "least price of a step [us]", 1e-6, 1e9);
 }
 

@@ -4,7 +4,7 @@
 //   decode step [ms] = base + per_token T + per_request B                   T context tokens and B requests of the batch
 //   both at least floor_us.
 //
-// Form and the table "aegaeon-artifact": the simulator of the Aegaeon artifact. Simple, and wrong outside the points it was
+// Form and the profile "aegaeon-artifact": the simulator of the Aegaeon artifact. Simple, and wrong outside the points it was
 // fitted to: slopes may be negative (that table has some), so prices need not grow with work; the floor keeps them positive. For
 // an actual fleet use "physics".
 //
@@ -56,8 +56,8 @@ struct LinearParams {
   // Entries of the scenario. Of those that fit, the one that names the GPU goes before one that does not, then the one that names
   // the TP degree. Two entries for one (llm, gpu, tp) are refused.
   std::vector<LinearEntry> models;
-  // A table of models/profiles/ that is used where `models` is empty, and only there.
-  std::string table = "aegaeon-artifact";
+  // A profile (models/profile.h) with a section "linear" that is used where `models` is empty, and only there.
+  std::string profile = "aegaeon-artifact";
   double floor_us = 1;
   void Describe(Fields& f);
 };

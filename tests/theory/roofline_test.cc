@@ -7,7 +7,9 @@
 
 #include "models/catalogue.h"
 #include "models/physics.h"
+#include "models/profile.h"
 #include "sim/cost_model.h"
+#include "sim/errors.h"
 #include "tests/catch.h"
 
 namespace poolsim {
@@ -19,6 +21,8 @@ struct Case {
   int tp;
   std::unique_ptr<ModelCost> cost;
   double matmul_parameters;  // per GPU: the matrices that every step reads, without the embedding that is only looked up
+  double weight_bytes;       // a parameter
+  double flops;              // peak rate of the weights' precision
 
   std::string Name() const { return llm->name + " on " + gpu->name + " at tp " + std::to_string(tp); }
 };
@@ -28,12 +32,17 @@ std::vector<Case> Cases() {
   std::vector<Case> cases;
   for (const GpuSpec& gpu : Gpus()) {
     std::vector<PhysicsNumbers> all;
-    for (const PhysicsProfile& profile : PhysicsProfiles()) {
-      const bool knows = std::any_of(profile.gpus.begin(), profile.gpus.end(),
-                                     [&](const ProfileRow& row) { return row.gpu == "*" || row.gpu == gpu.name; });
-      if (knows) all.push_back(profile.For(gpu.name));
+    for (const std::string& profile : ProfileNames("physics")) {
+      PhysicsParams params;
+      params.profile = profile;
+      try {
+        all.push_back(ResolvePhysics(params, gpu.name).numbers);
+      } catch (const InputError&) {
+        continue;  // the profile does not know this GPU
+      }
     }
     all.push_back({.compute = 1,
+                   .compute_8bit = 1,
                    .memory = 1,
                    .attention = 1,
                    .kv_read = 1,
@@ -41,20 +50,20 @@ std::vector<Case> Cases() {
                    .kv_floor_tokens = 0,
                    .elementwise_bytes = 0,
                    .sampling_bytes = 0,
-                   .host_us_per_layer = 0,
                    .host_us_per_sequence = 0,
                    .host_ms_per_step = 0});
     for (const LlmSpec& llm : Llms()) {
       for (const int tp : {1, 2, 4, 8}) {
         if (llm.num_attention_heads % tp != 0) continue;
-        const double h = static_cast<double>(llm.hidden_size);
-        const double q = static_cast<double>(llm.num_attention_heads * llm.head_dim);
-        const double kv = static_cast<double>(llm.num_key_value_heads * llm.head_dim);
-        const double matmul =
-            static_cast<double>(llm.num_hidden_layers) * (h * (q + 2 * kv) + q * h + 3 * h * llm.intermediate_size) +
-            h * llm.vocab_size;
+        // Of a mixture of experts those that one token goes through: no step reads or computes less.
+        const double matmul = static_cast<double>(
+            llm.num_hidden_layers * llm.AttentionParameters() + llm.DenseLayers() * llm.DenseMlpParameters() +
+            llm.MoeLayers() * (llm.num_experts_per_tok * llm.ExpertParameters() + llm.SharedExpertParameters()) +
+            llm.hidden_size * llm.vocab_size);
         for (const PhysicsNumbers& numbers : all) {
-          cases.push_back({&gpu, &llm, tp, MakePhysicsCost(gpu, llm, tp, numbers), matmul / tp});
+          cases.push_back({&gpu, &llm, tp, MakePhysicsCost(gpu, llm, tp, numbers), matmul / tp,
+                           BytesPerWeight(llm.Resolve({}).weights),
+                           llm.quantization.empty() ? gpu.bf16_flops : std::max(gpu.bf16_flops, gpu.fp8_flops.value_or(0))});
         }
       }
     }
@@ -81,9 +90,10 @@ TEST_CASE("A decode step is never above the roofline", "[theory]") {
       for (const std::int64_t context : kContexts) {
         const std::int64_t t = batch * context;
         const double seconds = ToSeconds(price.At(t)) + Slack(t);
-        const double bytes = 2 * c.matmul_parameters + static_cast<double>(c.cost->kv_bytes_per_token) * static_cast<double>(t);
+        const double bytes =
+            c.weight_bytes * c.matmul_parameters + static_cast<double>(c.cost->kv_bytes_per_token) * static_cast<double>(t);
         const double flops = 2 * c.matmul_parameters * static_cast<double>(batch);
-        least_margin = std::min({least_margin, seconds * bandwidth / bytes, seconds * c.gpu->bf16_flops / flops});
+        least_margin = std::min({least_margin, seconds * bandwidth / bytes, seconds * c.flops / flops});
       }
     }
     CHECK(least_margin >= 1 - 1e-9);
@@ -101,11 +111,12 @@ TEST_CASE("A prefill is never above the roofline", "[theory]") {
         const double seconds = ToSeconds(c.cost->Prefill(sequences, rows, rows * length)) + Slack(0);
         const double dense =
             2 * (c.matmul_parameters - lm_head) * static_cast<double>(rows) + 2 * lm_head * static_cast<double>(sequences);
-        const double causal = 2.0 * static_cast<double>(c.llm->num_hidden_layers * c.llm->num_attention_heads * c.llm->head_dim) /
+        const double causal = static_cast<double>(c.llm->num_hidden_layers * c.llm->num_attention_heads *
+                                                  (c.llm->QueryKeyDim() + c.llm->ValueDim())) /
                               c.tp * static_cast<double>(rows) * static_cast<double>(length);
-        const double bytes = 2 * c.matmul_parameters;
-        least_margin = std::min({least_margin, seconds * c.gpu->bf16_flops / (dense + causal),
-                                 seconds * static_cast<double>(c.gpu->hbm_bytes_per_s) / bytes});
+        const double bytes = c.weight_bytes * c.matmul_parameters;
+        least_margin = std::min(
+            {least_margin, seconds * c.flops / (dense + causal), seconds * static_cast<double>(c.gpu->hbm_bytes_per_s) / bytes});
       }
     }
     CHECK(least_margin >= 1 - 1e-9);
@@ -117,6 +128,8 @@ TEST_CASE("With every efficiency at 1 a decode step of one request is its weight
   for (const Case& c : Cases()) {
     const StepPrice price = c.cost->DecodeStep(1);
     if (c.tp != 1 || price.a.base != 0) continue;  // profiles have host time
+    // Experts are padded one by one, and a latent is read by all heads: the statement is about dense models with grouped queries.
+    if (c.llm->moe() || c.llm->mla() || !c.llm->quantization.empty()) continue;
     INFO(c.Name());
     ++looked_at;
     const double bytes = 2 * c.matmul_parameters + static_cast<double>(c.cost->kv_bytes_per_token) * 1000;
@@ -127,7 +140,7 @@ TEST_CASE("With every efficiency at 1 a decode step of one request is its weight
     CHECK(ToSeconds(price.At(1000)) <=
           std::max(read, compute + read - 2 * c.matmul_parameters / static_cast<double>(c.gpu->hbm_bytes_per_s)) * 1.01);
   }
-  CHECK(looked_at == static_cast<int>(Gpus().size() * Llms().size()));
+  CHECK(looked_at > static_cast<int>(Gpus().size() * 10));
 }
 
 TEST_CASE("Steps grow with batch, context, chunk and offset, and are affine in the context", "[theory]") {
@@ -169,7 +182,7 @@ TEST_CASE("More GPUs never make a prefill slower than all-reduce explains", "[th
       for (const int tp : {2, 4, 8}) {
         if (llm.num_attention_heads % tp != 0) continue;
         INFO(llm.name << " on " << gpu.name << " at tp " << tp);
-        const PhysicsNumbers numbers = ResolvePhysics({}, gpu.name);
+        const PhysicsNumbers numbers = ResolvePhysics({}, gpu.name).numbers;
         const double one = ToSeconds(MakePhysicsCost(gpu, llm, 1, numbers)->Prefill(1, 2048, 2048 * 2048));
         const double many = ToSeconds(MakePhysicsCost(gpu, llm, tp, numbers)->Prefill(1, 2048, 2048 * 2048));
         const AllReduceFit& fit = *gpu.AllReduce(tp);

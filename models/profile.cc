@@ -1,0 +1,96 @@
+#include "models/profile.h"
+
+#include <algorithm>
+#include <deque>
+#include <filesystem>
+#include <mutex>
+
+#include <fmt/format.h>
+
+#include "models/catalogue.h"
+#include "sim/errors.h"
+
+namespace poolsim {
+namespace {
+
+const Json& Section(const Profile& profile, const std::string& form) {
+  return form == "physics" ? profile.physics : profile.linear;
+}
+
+bool IsFile(const std::string& name) { return name.size() > 5 && name.compare(name.size() - 5, 5, ".json") == 0; }
+
+// Profiles from files, read once. A deque: references stay good.
+const Profile& FromFile(const std::string& path) {
+  static std::mutex mutex;
+  static std::deque<Profile> read;
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const Profile& profile : read) {
+    if (profile.file == path) return profile;
+  }
+  return read.emplace_back(ParseProfile(ReadWholeFile(path), path));
+}
+
+}  // namespace
+
+void Profile::Describe(Fields& f) {
+  f.Text("name", name, "the profile's name");
+  f.Text("help", help, "one line");
+  f.Text("source", source, "where the figures come from");
+  f.Text("date", date, "when it was made");
+  f.Any("physics", physics, "numbers of the physics form");
+  f.Any("linear", linear, "numbers of the linear form");
+  f.Any("errors", errors, "relative errors by form, split and phase");
+  f.Any("provenance", provenance, "what it was made from");
+}
+
+Profile ParseProfile(std::string_view text, const std::string& file) {
+  Profile profile;
+  profile.file = file;
+  ReadStruct(ParseJson(text, file), file, "", profile);
+  if (profile.name.empty()) throw InputError(fmt::format("{}: /name: missing or empty; expected a text", file));
+  if (profile.source.empty()) throw InputError(fmt::format("{}: /source: missing or empty; expected a text", file));
+  if (profile.physics.is_null() && profile.linear.is_null()) {
+    throw InputError(fmt::format("{}: /physics: missing, and /linear too; expected one of them", file));
+  }
+  return profile;
+}
+
+std::string ProfilePath(const std::string& name, const std::string& scenario_file) {
+  if (!IsFile(name)) return name;
+  return (std::filesystem::path(scenario_file).parent_path() / name).string();
+}
+
+const std::vector<Profile>& Profiles() {
+  static const std::vector<Profile> profiles = [] {
+    std::vector<Profile> all;
+    for (const EmbeddedFile& file : EmbeddedIn("models/profiles/"))
+      all.push_back(ParseProfile(file.text, std::string(file.path)));
+    std::sort(all.begin(), all.end(), [](const Profile& a, const Profile& b) { return a.name < b.name; });
+    return all;
+  }();
+  return profiles;
+}
+
+std::vector<std::string> ProfileNames(const std::string& form) {
+  std::vector<std::string> names;
+  for (const Profile& profile : Profiles()) {
+    if (!Section(profile, form).is_null()) names.push_back(profile.name);
+  }
+  return names;
+}
+
+const Profile& FindProfile(const std::string& name, const std::string& form) {
+  if (IsFile(name)) {
+    const Profile& profile = FromFile(name);
+    if (Section(profile, form).is_null()) {
+      throw InputError(fmt::format("{}: /{}: missing: the profile has no numbers for this form", name, form));
+    }
+    return profile;
+  }
+  for (const Profile& profile : Profiles()) {
+    if (profile.name == name && !Section(profile, form).is_null()) return profile;
+  }
+  throw InputError(UnknownName("profile", name, ProfileNames(form)) + ", or a file that ends in .json");
+}
+
+}  // namespace poolsim
