@@ -187,6 +187,7 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   const bool over_nodes = std::any_of(engine->plan().begin(), engine->plan().end(),
                                       [](const InstanceFacts& f) { return f.shape.gpus() > f.shape.node_gpus; });
   coverage.times["instances over several nodes"] += over_nodes;
+  coverage.times["spread experts"] += s.fleet.ep > 1;
   coverage.times["steps"] += reference.steps();
   coverage.times["preemptions"] += reference.preemptions();
   for (const TokenEngine::Record& r : reference.records()) {
