@@ -93,7 +93,9 @@ GpuFacts FindGpu(const std::string& name) {
           .memory_bytes = gpu.memory_bytes,
           .pcie_bytes_per_s = gpu.pcie_bytes_per_s,
           .hbm_bytes_per_s = gpu.hbm_bytes_per_s,
-          .price_per_hour = gpu.price_per_hour.value_or(0)};
+          .board_power_w = gpu.board_power_w,
+          .idle_power_w = gpu.idle_power_w,
+          .price_per_hour = gpu.price_per_hour};
 }
 
 std::string CanonicalLlm(const std::string& name) { return LlmByName(name).name; }
@@ -112,7 +114,14 @@ Json GpuListing() {
     row["fp8_tflops"] = gpu.fp8_flops ? Json(*gpu.fp8_flops / 1e12) : Json();
     row["nvlink_gb_per_s"] = static_cast<double>(gpu.nvlink_bytes_per_s) / 1e9;
     row["pcie_gb_per_s"] = static_cast<double>(gpu.pcie_bytes_per_s) / 1e9;
+    row["int8_tops"] = gpu.int8_flops ? Json(*gpu.int8_flops / 1e12) : Json();
+    row["board_power_w"] = gpu.board_power_w ? Json(*gpu.board_power_w) : Json();
+    row["idle_power_w"] = gpu.idle_power_w ? Json(*gpu.idle_power_w) : Json();
+    row["price_usd_per_hour"] = gpu.price_per_hour ? Json(*gpu.price_per_hour) : Json();
     row["source"] = gpu.source;
+    row["all_reduce_source"] = gpu.all_reduce_source;
+    row["power_source"] = gpu.power_source;
+    row["price_source"] = gpu.price_source;
     rows.push_back(std::move(row));
   }
   return rows;

@@ -68,6 +68,13 @@ GpuSpec ParseGpu(std::string_view text, const std::string& file) {
   RequirePositive(file, "hbm_bytes_per_s", static_cast<double>(gpu.hbm_bytes_per_s));
   RequirePositive(file, "bf16_flops", gpu.bf16_flops);
   RequirePositive(file, "pcie_bytes_per_s", static_cast<double>(gpu.pcie_bytes_per_s));
+  if (gpu.board_power_w || gpu.idle_power_w) RequireText(file, "power_source", gpu.power_source);
+  if (gpu.board_power_w && gpu.idle_power_w && *gpu.idle_power_w > *gpu.board_power_w) {
+    Refuse(file, "/idle_power_w",
+           fmt::format("found {}; expected at most board_power_w, {}", *gpu.idle_power_w, *gpu.board_power_w));
+  }
+  if (gpu.price_per_hour) RequireText(file, "price_source", gpu.price_source);
+  if (!gpu.all_reduce.empty()) RequireText(file, "all_reduce_source", gpu.all_reduce_source);
   std::int64_t last = 1;
   for (std::size_t i = 0; i < gpu.all_reduce.size(); ++i) {
     const AllReduceFit& fit = gpu.all_reduce[i];

@@ -86,7 +86,9 @@ struct GpuFacts {
   std::int64_t memory_bytes = 0;
   std::int64_t pcie_bytes_per_s = 0;  // per direction
   std::int64_t hbm_bytes_per_s = 0;
-  double price_per_hour = 0;  // 0: not stated
+  std::optional<double> board_power_w;   // the most that the board draws
+  std::optional<double> idle_power_w;    // with a context, without work
+  std::optional<double> price_per_hour;  // [USD]
 };
 
 // A registered form of the cost model.
@@ -108,7 +110,7 @@ GpuFacts FindGpu(const std::string& name);          // throws InputError for an 
 std::string CanonicalLlm(const std::string& name);  // catalogue name of an LLM or alias, case-insensitive; throws InputError
 std::vector<std::string> GpuNames();
 std::vector<std::string> LlmNames();
-Json GpuListing();  // rows for `poolsim list gpus`: name, memory_gb, bandwidth, rates, source
+Json GpuListing();  // rows for `poolsim list gpus`: name, memory_gb, bandwidth, rates, power, price, sources
 Json LlmListing();  // rows for `poolsim list llms`: name, aliases, parameters, weights_gb, kv_bytes_per_token, context
 
 struct CostModelEntry {

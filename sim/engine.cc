@@ -80,6 +80,8 @@ void Engine::PlaceInstances(Placement& placement) {
       inst.link = static_cast<std::int32_t>(lanes.size());
       uplinks.push_back({uplink, inst.link});
       lanes.push_back(0);
+      link_node_.push_back(f.node);
+      nodes_[at].links.push_back(inst.link);
     } else {
       inst.link = found->second;
     }
@@ -117,19 +119,24 @@ void Engine::PlaceInstances(Placement& placement) {
       if (prices_.KvCapacityBytes(inst.shape, {&m, 1}, f.prefetch_bytes) <= 0) ThrowTooLarge({m}, inst);
     }
   }
-  // Host caches start warm: as many weights as fit, in the order of the model table.
-  // Instances that switch are all of one shape; pinned ones never load.
-  const auto loader = std::find_if(facts_.begin(), facts_.end(), [](const InstanceFacts& f) { return !f.pinned; });
-  if (loader == facts_.end()) return;
-  const Instance& loads = instances_[static_cast<std::size_t>(loader - facts_.begin())];
-  for (Node& node : nodes_) {
+  // Host caches start warm: as many weights as fit, in the order of the model table. Nodes that never load have none; instances
+  // that do are all of one shape.
+  const Instance* loader = nullptr;
+  std::vector<bool> loads(nodes_.size(), false);
+  for (std::size_t i = 0; i < facts_.size(); ++i) {
+    if (facts_[i].pinned) continue;
+    if (loader == nullptr) loader = &instances_[i];
+    loads[static_cast<std::size_t>(facts_[i].node)] = true;
+  }
+  for (std::size_t n = 0; setup_.host_cache_warm && n < nodes_.size(); ++n) {
+    if (!loads[n]) continue;
+    Node& node = nodes_[n];
     for (std::size_t m = 0; m < setup_.models.size(); ++m) {
-      const std::int64_t bytes = prices_.WeightBytes(static_cast<ModelId>(m), loads.shape) * loads.node_gpus;
+      const std::int64_t bytes = prices_.WeightBytes(static_cast<ModelId>(m), loader->shape) * loader->node_gpus;
       if (node.cache_used + bytes > setup_.host_cache_bytes) break;
       node.cache_used += bytes;
-      node.cache.push_back(static_cast<ModelId>(m));
+      node.cache.push_back({static_cast<ModelId>(m), bytes});
     }
-    if (nodes_.size() > 64) break;  // large dedicated fleets never load again; a warm list per node would only take memory
   }
 }
 
@@ -294,7 +301,17 @@ void Engine::OnLink(std::int32_t link) {
   UpdateLink(link);
 }
 
+// Something on the link has begun or ended: its node's tiers are shared anew.
 void Engine::UpdateLink(std::int32_t link) {
+  Node& node = nodes_[link_node_[link]];
+  if (ShareTiers(now_, links_, node.links, setup_.node_load, node.loading)) {
+    for (const std::int32_t other : node.links) SetLinkEvent(other);
+  } else {
+    SetLinkEvent(link);
+  }
+}
+
+void Engine::SetLinkEvent(std::int32_t link) {
   const auto slot = static_cast<std::int64_t>(instances_.size()) + link;
   const TimePs end = links_[link].next_end();
   if (end == kNever) {
@@ -947,26 +964,42 @@ std::int64_t Engine::StepsByNow(const Instance& inst) const {
 
 // -------------------------------------------------------------------------------------------------------------- switch
 
-std::int64_t Engine::LoadRate(InstanceId i, ModelId m) {
+bool Engine::InHostCache(NodeId n, ModelId m) const {
+  const std::vector<CacheEntry>& cache = nodes_[n].cache;
+  return std::any_of(cache.begin(), cache.end(), [m](const CacheEntry& e) { return e.model == m; });
+}
+
+WeightSource Engine::TierOf(InstanceId i, ModelId m) const {
+  if (InHostCache(instances_[i].node, m)) return WeightSource::kHostCache;
+  return setup_.backing == Tier::kNvme ? WeightSource::kNvme : WeightSource::kRemote;
+}
+
+Engine::WeightsAt Engine::TakeWeights(InstanceId i, ModelId m) {
   const Instance& inst = instances_[i];
   Node& node = nodes_[inst.node];
-  const auto at = std::find(node.cache.begin(), node.cache.end(), m);
+  SwitchMetrics& counts = metrics_.switching;
+  const std::int64_t per_gpu = prices_.WeightBytes(m, inst.shape);
+  const std::int64_t bytes = per_gpu * inst.node_gpus;  // of each node
+  const auto at = std::find_if(node.cache.begin(), node.cache.end(), [m](const CacheEntry& e) { return e.model == m; });
   if (at != node.cache.end()) {
-    node.cache.erase(at);
-    node.cache.push_back(m);
-    return setup_.host_load;
+    std::rotate(at, at + 1, node.cache.end());
+    ++counts.cache_hits;
+    counts.bytes[static_cast<std::size_t>(Tier::kHostCache)] += per_gpu * inst.gpus;
+    return {Tier::kHostCache, setup_.host_load};
   }
-  const std::int64_t bytes = prices_.WeightBytes(m, inst.shape) * inst.node_gpus;
+  ++counts.cache_misses;
+  counts.bytes[static_cast<std::size_t>(setup_.backing)] += per_gpu * inst.gpus;
   if (bytes <= setup_.host_cache_bytes) {
     while (node.cache_used + bytes > setup_.host_cache_bytes) {
-      const ModelId old = node.cache.front();
+      node.cache_used -= node.cache.front().bytes;
       node.cache.erase(node.cache.begin());
-      node.cache_used -= prices_.WeightBytes(old, inst.shape) * inst.node_gpus;
+      ++counts.cache_evictions;
     }
-    node.cache.push_back(m);
+    node.cache.push_back({m, bytes});
     node.cache_used += bytes;
   }
-  return std::min(setup_.host_load, setup_.backing_load);
+  // It is staged through host memory, and cannot come faster than from there.
+  return {setup_.backing, std::min(setup_.host_load, setup_.backing_load)};
 }
 
 bool Engine::StartSwitch(InstanceId i, Grant& grant) {
@@ -984,14 +1017,24 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
     if (k != m && resident(i, k)) next.push_back(k);
   }
   std::sort(next.begin() + 1, next.end());
-  if (prices_.KvCapacityBytes(inst.shape, next, f.prefetch_bytes) < inst.kv_used) {
+  // One after the other: weights come when KV has left.
+  const bool in_turn = !there && !setup_.overlap_kv && inst.leaving > 0;
+  if (in_turn || prices_.KvCapacityBytes(inst.shape, next, f.prefetch_bytes) < inst.kv_used) {
     if (inst.leaving + inst.coming == 0)
       Broken(fmt::format("switch to {} on instance {} leaves no room for the KV that is there", setup_.models[m].name, i));
     events_.Clear(i);
     SetPhase(i, Phase::kCopy);
     return true;
   }
-  if (m != inst.loaded) metrics_.Switch(m, now_);
+  const bool prefetched = grant.hiding == Grant::Hiding::kPrefetched && inst.prefetched == m;
+  if (m != inst.loaded) {
+    metrics_.Switch(m,
+                    there                 ? WeightSource::kResident
+                    : !prefetched         ? TierOf(i, m)
+                    : inst.prefetch_ready ? WeightSource::kPrefetched
+                                          : WeightSource::kPrefetching,
+                    now_);
+  }
   inst.loaded = m;
   SetResident(i, std::move(next));
   Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(m) << 1 | 1u);
@@ -1005,13 +1048,16 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
   inst.switch_earliest_end = now_ + grant.least;
   inst.switch_loads_after_timer = false;
   inst.switch_waits_for_prefetch = false;
+  inst.switch_engine_init = setup_.engine_init;
+  inst.switch_copy = 0;
   if (grant.hiding == Grant::Hiding::kCredit) {
-    const TimePs load = setup_.engine_init + TransferTime(bytes, LoadRate(i, m));
+    const TimePs load = setup_.engine_init + TransferTime(bytes, TakeWeights(i, m).rate);
     const TimePs end = now_ + std::max(grant.least, load - credit);
+    inst.switch_engine_init = std::min(setup_.engine_init, end - now_);
     events_.Set(i, end);
     return true;
   }
-  if (grant.hiding == Grant::Hiding::kPrefetched && inst.prefetched == m) {
+  if (prefetched) {
     metrics_.weight_bytes_moved -= bytes * inst.gpus;  // counted when the prefetch began
     if (inst.prefetch_ready) {
       SwitchTimerEnded(i);
@@ -1045,15 +1091,15 @@ void Engine::SwitchTimerEnded(InstanceId i) {
       inst.prefetched = kNone;
     }
     events_.Clear(i);
-    Send(i, Direction::kIn, bytes, LoadRate(i, inst.loaded), NewTicket(Ticket::Kind::kWeights, i));
+    SendWeights(i, inst.loaded, TakeWeights(i, inst.loaded), NewTicket(Ticket::Kind::kWeights, i), false);
     return;
   }
   if (inst.prefetched == inst.loaded) {
     // Out of the buffer: read and written once in GPU memory.
     inst.prefetched = kNone;
     inst.prefetch_ready = false;
-    events_.Set(
-        i, std::max(inst.switch_earliest_end, now_ + setup_.engine_init + TransferTime(2 * bytes, setup_.gpu.hbm_bytes_per_s)));
+    inst.switch_copy = TransferTime(2 * bytes, setup_.gpu.hbm_bytes_per_s);
+    events_.Set(i, std::max(inst.switch_earliest_end, now_ + setup_.engine_init + inst.switch_copy));
     return;
   }
   if (now_ < inst.switch_earliest_end) {
@@ -1064,7 +1110,9 @@ void Engine::SwitchTimerEnded(InstanceId i) {
 }
 
 void Engine::FinishSwitch(InstanceId i) {
-  Busy(i, Activity::kSwitch, instances_[i].phase_start);
+  const Instance& inst = instances_[i];
+  metrics_.SwitchEnded(now_ - inst.phase_start, inst.switch_engine_init, inst.switch_copy);
+  Busy(i, Activity::kSwitch, inst.phase_start);
   Dispatch(i);
 }
 
@@ -1079,7 +1127,8 @@ void Engine::StartPrefetch(InstanceId i, ModelId m) {
   inst.prefetch_ticket = NewTicket(Ticket::Kind::kPrefetch, i);
   const std::int64_t bytes = prices_.WeightBytes(m, inst.shape);
   metrics_.weight_bytes_moved += bytes * inst.gpus;
-  Send(i, Direction::kIn, bytes, LoadRate(i, m), inst.prefetch_ticket, true);
+  ++metrics_.switching.prefetches;
+  SendWeights(i, m, TakeWeights(i, m), inst.prefetch_ticket, true);
 }
 
 // --------------------------------------------------------------------------------------------------------- KV movement
@@ -1099,10 +1148,16 @@ std::int64_t Engine::NewTicket(Ticket::Kind kind, InstanceId i) {
   return number;
 }
 
-void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket,
-                  bool background) {
+void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket) {
   const Instance& inst = instances_[i];
-  links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, ticket, background);
+  links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, ticket);
+  UpdateLink(inst.link);
+}
+
+void Engine::SendWeights(InstanceId i, ModelId m, WeightsAt from, std::int64_t ticket, bool background) {
+  const Instance& inst = instances_[i];
+  links_[inst.link].Add(now_, inst.lane, Direction::kIn, prices_.WeightBytes(m, inst.shape), from.rate, ticket, background,
+                        from.tier, inst.node_gpus);
   UpdateLink(inst.link);
 }
 
@@ -1563,6 +1618,7 @@ TimePs Engine::last_step_end(InstanceId i) const {
 void Engine::Busy(InstanceId i, Activity activity, TimePs from) {
   Instance& inst = instances_[i];
   metrics_.Busy(activity, from, now_, inst.gpus);
+  if (activity == Activity::kKvCopy) metrics_.switching.kv += now_ - from;
   inst.busy += now_ - from;
 }
 
@@ -1616,7 +1672,10 @@ void Engine::CheckInvariants() const {
     Broken(fmt::format("I2: hosts book {} bytes of KV of {}", host_kv_used_, setup_.host_kv_bytes));
   }
   for (const Node& node : nodes_) {
-    if (node.cache_used < 0 || node.cache_used > setup_.host_cache_bytes) Broken("I2: a host's weight cache is over its size");
+    std::int64_t bytes = 0;
+    for (const CacheEntry& e : node.cache) bytes += e.bytes;
+    if (node.cache_used != bytes || bytes > setup_.host_cache_bytes)
+      Broken("I2: a host's weight cache is over its size, or not what it holds");
   }
 }
 

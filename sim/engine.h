@@ -48,7 +48,10 @@ struct PoolSetup {
 
   TimePs engine_init = 0;
   std::int64_t host_load = 0;     // bytes/s, weights from the host, per GPU
-  std::int64_t backing_load = 0;  // bytes/s, weights from behind the host cache
+  Tier backing = Tier::kNvme;     // where weights are that the host cache does not hold
+  std::int64_t backing_load = 0;  // bytes/s from there, per GPU
+  TierRates node_load{};          // bytes/s that all GPUs of a node share, by tier
+  bool host_cache_warm = true;
   bool prefetch = true;
   bool overlap_kv = true;
   std::int64_t kv_copy = 0;  // bytes/s per GPU
@@ -170,6 +173,8 @@ class Engine final : public ClusterView, public Oracle {
     bool switch_waits_for_prefetch = false;
     bool switch_loads_after_timer = false;  // engine stages first, then the weights
     TimePs switch_earliest_end = 0;
+    TimePs switch_engine_init = 0;  // of the running switch's latency, as are these
+    TimePs switch_copy = 0;
     std::int64_t kv_used = 0;  // bytes per GPU, without the growth of the present run
     std::int64_t kv_capacity = 0;
     std::int64_t leaving = 0;  // transfers of KV out that are pending
@@ -183,11 +188,21 @@ class Engine final : public ClusterView, public Oracle {
     Grant grant;
     std::vector<std::int32_t> labels;  // batch numbers by label; kNone: none
   };
+  struct CacheEntry {
+    ModelId model;
+    std::int64_t bytes;  // over the GPUs in this node of the instance that it was loaded for
+  };
   // An instance larger than a node has its nodes to itself, so that their caches always hold the same models, each of them its
   // own GPUs' share: the instance's first node stands for all.
   struct Node {
     std::int64_t cache_used = 0;
-    std::vector<ModelId> cache;  // least recently used first
+    std::vector<CacheEntry> cache;  // least recently loaded first
+    std::vector<std::int32_t> links;
+    TierRates loading{};  // GPUs
+  };
+  struct WeightsAt {
+    Tier tier;
+    std::int64_t rate;  // bytes/s per GPU, with nobody else loading
   };
   struct MovingRequest {
     RequestId id;
@@ -243,8 +258,8 @@ class Engine final : public ClusterView, public Oracle {
   void Evict(InstanceId i, Batch& batch);
   void Drop(InstanceId i, Batch& batch);
   void Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiting);
-  void Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket,
-            bool background = false);  // bytes > 0
+  void Send(InstanceId i, Direction direction, std::int64_t bytes, std::int64_t rate, std::int64_t ticket);  // bytes > 0
+  void SendWeights(InstanceId i, ModelId m, WeightsAt from, std::int64_t ticket, bool background);
   void SendIn(InstanceId i, std::int64_t ticket);
   void Handover(RequestId id);
   void RouteToDecode(RequestId id);
@@ -272,13 +287,16 @@ class Engine final : public ClusterView, public Oracle {
   std::int64_t BlocksOf(std::int64_t tokens) const { return (tokens + setup_.block_tokens - 1) / setup_.block_tokens; }
   void SetResident(InstanceId i, std::vector<ModelId> resident);
   bool HostHasRoom(std::int64_t bytes) const { return host_kv_used_ + bytes <= setup_.host_kv_bytes; }
-  std::int64_t LoadRate(InstanceId i, ModelId m);
+  bool InHostCache(NodeId n, ModelId m) const;
+  WeightSource TierOf(InstanceId i, ModelId m) const;  // where a load would find them
+  WeightsAt TakeWeights(InstanceId i, ModelId m);      // for a load that begins now; the host cache keeps them
   void Busy(InstanceId i, Activity activity, TimePs from);
   void SetPhase(InstanceId i, Phase phase) {
     instances_[i].phase = phase;
     instances_[i].phase_start = now_;
   }
   void UpdateLink(std::int32_t link);
+  void SetLinkEvent(std::int32_t link);
   void Mark(std::uint64_t a, std::uint64_t b);
   void CheckInvariants() const;
   void CheckEnd() const;
@@ -293,6 +311,7 @@ class Engine final : public ClusterView, public Oracle {
   std::vector<Instance> instances_;
   std::vector<Node> nodes_;
   std::vector<Link> links_;
+  std::vector<NodeId> link_node_;
   std::vector<Batch> batches_;
   std::vector<Place> places_;  // by batch number
   std::vector<std::int32_t> free_batches_;

@@ -20,10 +20,15 @@ void Link::Reprice() {
   std::int64_t active[2] = {0, 0};
   for (std::size_t i = 0; i < lanes_.size(); ++i) active[i & 1] += lanes_[i].queue.empty() ? 0 : 1;
   next_end_ = kNever;
+  loading_ = {};
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
     if (lanes_[i].queue.empty()) continue;
     Transfer& t = lanes_[i].queue.front();
     std::int64_t rate = std::min(t.cap, config_.rate[i & 1] / active[i & 1]);
+    if (t.tier != Tier::kNotWeights) {
+      loading_[static_cast<std::size_t>(t.tier)] += t.gpus;
+      rate = std::min(rate, shares_[static_cast<std::size_t>(t.tier)]);
+    }
     if (!lanes_[i ^ 1].queue.empty()) {
       rate = static_cast<std::int64_t>(static_cast<double>(rate) * config_.both_ways_share[i & 1]);
     }
@@ -33,12 +38,12 @@ void Link::Reprice() {
 }
 
 void Link::Add(TimePs now, int lane, Direction direction, std::int64_t bytes, std::int64_t cap, std::int64_t ticket,
-               bool background) {
+               bool background, Tier tier, int gpus) {
   Advance(now);
   std::deque<Transfer>& queue = lanes_[Index(lane, direction)].queue;
   const auto at =
       background ? queue.end() : std::find_if(queue.begin(), queue.end(), [](const Transfer& t) { return t.background; });
-  queue.insert(at, {static_cast<__int128>(bytes) * kPsPerSecond, cap, 1, ticket, background});
+  queue.insert(at, {static_cast<__int128>(bytes) * kPsPerSecond, cap, 1, ticket, background, tier, gpus});
   Reprice();
 }
 
@@ -59,6 +64,35 @@ void Link::Cancel(TimePs now, std::int64_t ticket) {
   Advance(now);
   for (Lane& lane : lanes_) std::erase_if(lane.queue, [ticket](const Transfer& t) { return t.ticket == ticket; });
   Reprice();
+}
+
+bool Link::SetShares(TimePs now, const TierRates& shares) {
+  // Most tiers give more than the GPUs can take, however many there are.
+  const bool changed = std::any_of(lanes_.begin(), lanes_.end(), [&](const Lane& lane) {
+    if (lane.queue.empty() || lane.queue.front().tier == Tier::kNotWeights) return false;
+    const Transfer& t = lane.queue.front();
+    const auto tier = static_cast<std::size_t>(t.tier);
+    return std::min(t.cap, shares_[tier]) != std::min(t.cap, shares[tier]);
+  });
+  if (changed) Advance(now);
+  shares_ = shares;
+  if (changed) Reprice();
+  return changed;
+}
+
+bool ShareTiers(TimePs now, std::vector<Link>& links, std::span<const std::int32_t> of_node, const TierRates& rates,
+                TierRates& loading) {
+  TierRates gpus{};
+  for (const std::int32_t link : of_node) {
+    for (int t = 0; t < kTiers; ++t) gpus[t] += links[link].loading(static_cast<Tier>(t));
+  }
+  if (gpus == loading) return false;
+  loading = gpus;
+  TierRates shares{};
+  for (int t = 0; t < kTiers; ++t) shares[t] = std::max<std::int64_t>(1, rates[t] / std::max<std::int64_t>(1, gpus[t]));
+  bool changed = false;
+  for (const std::int32_t link : of_node) changed = links[link].SetShares(now, shares) || changed;
+  return changed;
 }
 
 }  // namespace poolsim

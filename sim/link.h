@@ -4,10 +4,17 @@
 // Transfers that are active in one direction share the link's rate equally; each has a cap of its own (the tier it reads from).
 // While both directions of an instance are busy, each keeps only a share of its rate: measured on A100 with PCIe 4, 25-26 GB/s
 // one way become 11-13 in and 24-25 out. Progress is kept in bytes x 10^12, so that it is exact in integers.
+//
+// Weights come from a tier that all links of a node share (ShareTiers): its rate is divided equally among the GPUs that are being
+// loaded from it at that moment, and what a GPU cannot take is not given to others. A load that waits, or stands back, takes
+// nothing.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
+#include <limits>
+#include <span>
 #include <vector>
 
 #include "sim/ids.h"
@@ -16,6 +23,11 @@
 namespace poolsim {
 
 enum class Direction : std::uint8_t { kIn = 0, kOut = 1 };  // host to GPU, GPU to host
+
+// Where the weights of a load are read.
+enum class Tier : std::uint8_t { kHostCache, kNvme, kRemote, kNotWeights };
+inline constexpr int kTiers = 3;
+using TierRates = std::array<std::int64_t, kTiers>;  // bytes/s
 
 class Link {
  public:
@@ -27,9 +39,10 @@ class Link {
   // `lanes`: instances on this link.
   Link(const Config& config, int lanes) : config_(config), lanes_(static_cast<std::size_t>(lanes) * 2) {}
 
-  // Queues a transfer of `bytes` > 0, capped at `cap` bytes/s; `ticket` comes back from PopFinished.
+  // Queues a transfer of `bytes` > 0, capped at `cap` bytes/s; `ticket` comes back from PopFinished. Loads of weights name their
+  // tier and the GPUs that are loaded at once, `bytes` and `cap` being those of one of them.
   void Add(TimePs now, int lane, Direction direction, std::int64_t bytes, std::int64_t cap, std::int64_t ticket,
-           bool background = false);
+           bool background = false, Tier tier = Tier::kNotWeights, int gpus = 1);
   // When the next transfer ends; kNever when none is active.
   TimePs next_end() const { return next_end_; }
   // The ticket of a transfer that has ended by `now`, or -1.
@@ -37,6 +50,11 @@ class Link {
 
   // Forgets a transfer that is queued or under way.
   void Cancel(TimePs now, std::int64_t ticket);
+
+  // GPUs that are being loaded from `tier` through this link.
+  std::int64_t loading(Tier tier) const { return loading_[static_cast<std::size_t>(tier)]; }
+  // From `now` on a GPU gets at most shares[t] bytes/s from tier t. Returns whether that changes any transfer's rate.
+  bool SetShares(TimePs now, const TierRates& shares);
 
   std::int64_t pending(int lane, Direction direction) const {
     return static_cast<std::int64_t>(lanes_[Index(lane, direction)].queue.size());
@@ -49,10 +67,13 @@ class Link {
     std::int64_t rate;
     std::int64_t ticket;
     bool background;
+    Tier tier;
+    int gpus;
   };
   struct Lane {
     std::deque<Transfer> queue;
   };
+  static constexpr std::int64_t kUnlimited = std::numeric_limits<std::int64_t>::max();
   static std::size_t Index(int lane, Direction direction) {
     return static_cast<std::size_t>(lane) * 2 + static_cast<std::size_t>(direction);
   }
@@ -61,8 +82,15 @@ class Link {
 
   Config config_;
   std::vector<Lane> lanes_;
+  TierRates shares_{kUnlimited, kUnlimited, kUnlimited};
+  TierRates loading_{};
   TimePs now_ = 0;
   TimePs next_end_ = kNever;
 };
+
+// Divides what a node's tiers give, `rates` in all, among its links, after something on one of them has begun or ended. `loading`
+// is the caller's memory of how many GPUs were loading. Returns whether any link's transfers changed their rates.
+bool ShareTiers(TimePs now, std::vector<Link>& links, std::span<const std::int32_t> of_node, const TierRates& rates,
+                TierRates& loading);
 
 }  // namespace poolsim

@@ -146,7 +146,30 @@ void Metrics::Busy(Activity kind, TimePs from, TimePs to, std::int64_t gpus) {
   }
 }
 
-void Metrics::Switch(ModelId m, TimePs now) {
+void SwitchMetrics::Merge(const SwitchMetrics& o) {
+  for (int i = 0; i < kWeightSources; ++i) from[i] += o.from[i];
+  prefetches += o.prefetches;
+  cache_hits += o.cache_hits;
+  cache_misses += o.cache_misses;
+  cache_evictions += o.cache_evictions;
+  for (int i = 0; i < kTiers; ++i) bytes[i] += o.bytes[i];
+  engine_init += o.engine_init;
+  weights += o.weights;
+  copy += o.copy;
+  kv += o.kv;
+  latency.Merge(o.latency);
+}
+
+void Metrics::SwitchEnded(TimePs latency, TimePs engine_init, TimePs copy) {
+  switching.engine_init += engine_init;
+  switching.copy += copy;
+  switching.weights += latency - engine_init - copy;
+  switching.latency.Add(latency);
+}
+
+void Metrics::Switch(ModelId m, WeightSource from, TimePs now) {
+  ++switching.from[static_cast<std::size_t>(from)];
+  if (from == WeightSource::kResident) switching.latency.Add(0);
   ++models_[m].switches;
   ++WindowAt(now).switches;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sim/histogram.h"
+#include "sim/link.h"
 #include "sim/request.h"
 #include "sim/time.h"
 
@@ -40,6 +41,38 @@ struct ModelMetrics {
   void Merge(const ModelMetrics& other);
 };
 
+// Where the weights of a switch were when it began.
+enum class WeightSource : std::uint8_t {
+  kResident,     // on the GPU, kept beside another model: the switch takes no time
+  kPrefetched,   // all in the prefetch buffer: a copy within GPU memory
+  kPrefetching,  // on their way into it: the rest is waited for, then the copy
+  kHostCache,
+  kNvme,
+  kRemote,
+};
+inline constexpr int kWeightSources = 6;
+
+// Switches of a pool, the warm-up's included. Times are those of switches that have ended; a switch's latency is from its grant
+// until the model may run, so KV that is waited for does not count. Of a group of GPUs everything counts once, but bytes.
+struct SwitchMetrics {
+  std::array<std::int64_t, kWeightSources> from{};  // their sum: switches
+  std::int64_t prefetches = 0;                      // begun; those that no switch used are misses
+  std::int64_t cache_hits = 0;                      // loads and prefetches whose weights the host cache held
+  std::int64_t cache_misses = 0;
+  std::int64_t cache_evictions = 0;
+  TierRates bytes{};       // asked of each tier, over all GPUs
+  TimePs engine_init = 0;  // stages: of the switches' latencies
+  TimePs weights = 0;      // waiting for weights (and for the least time that a policy asks for)
+  TimePs copy = 0;         // out of the prefetch buffer
+  TimePs kv = 0;           // instances waiting for KV to go or come, in switches and elsewhere
+  Histogram latency;
+
+  std::int64_t prefetch_hits() const {
+    return from[static_cast<std::size_t>(WeightSource::kPrefetched)] + from[static_cast<std::size_t>(WeightSource::kPrefetching)];
+  }
+  void Merge(const SwitchMetrics& other);
+};
+
 struct Window {
   std::int64_t arrived = 0;
   std::int64_t finished = 0;
@@ -70,11 +103,15 @@ class Metrics {
   // The request is over; its counters must be settled.
   void Leave(const Request& r, TimePs now);
   void Busy(Activity activity, TimePs from, TimePs to, std::int64_t gpus);
-  void Switch(ModelId m, TimePs now);
+  void Switch(ModelId m, WeightSource from, TimePs now);
+  // A switch that was not from kResident has ended: it took `latency`, of which engine stages and the copy out of the prefetch
+  // buffer took what is given.
+  void SwitchEnded(TimePs latency, TimePs engine_init, TimePs copy);
   // Closes the integral of active models.
   void End(TimePs now);
 
   std::array<GpuTime, kActivities> activity{};  // summed over GPUs, the whole run
+  SwitchMetrics switching;
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
   __int128 active_model_time = 0;

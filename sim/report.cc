@@ -103,6 +103,7 @@ void Flatten(const Json& json, const std::string& prefix, std::vector<std::pair<
 }
 
 std::string CsvValue(const Json& value) {
+  if (value.is_null()) return "";
   if (value.is_string()) return CsvCell(value.get<std::string>());
   if (value.is_number_float()) return fmt::format("{}", value.get<double>());
   return value.dump();
@@ -118,6 +119,27 @@ Json Workload(const Scenario& scenario, const WorkloadFacts& facts) {
   json["rows_read"] = facts.counts.rows_read;
   json["rows_skipped"] = facts.counts.rows_skipped;
   json["first_skipped"] = facts.counts.first_skipped;
+  return json;
+}
+
+std::int64_t From(const SwitchMetrics& s, WeightSource source) { return s.from[static_cast<std::size_t>(source)]; }
+
+Json Switching(const SwitchMetrics& s) {
+  Json json;
+  json["from"] = Json{{"resident", From(s, WeightSource::kResident)},
+                      {"prefetched", From(s, WeightSource::kPrefetched)},
+                      {"prefetching", From(s, WeightSource::kPrefetching)},
+                      {"host_cache", From(s, WeightSource::kHostCache)},
+                      {"nvme", From(s, WeightSource::kNvme)},
+                      {"remote", From(s, WeightSource::kRemote)}};
+  json["latency_s"] = Latencies(s.latency);
+  json["stages_s"] = Json{
+      {"engine_init", Seconds(s.engine_init)}, {"weights", Seconds(s.weights)}, {"copy", Seconds(s.copy)}, {"kv", Seconds(s.kv)}};
+  json["prefetches"] = Json{{"started", s.prefetches}, {"hits", s.prefetch_hits()}, {"misses", s.prefetches - s.prefetch_hits()}};
+  json["host_cache"] = Json{{"hits", s.cache_hits}, {"misses", s.cache_misses}, {"evictions", s.cache_evictions}};
+  json["bytes_from"] = Json{{"host_cache", s.bytes[static_cast<std::size_t>(Tier::kHostCache)]},
+                            {"nvme", s.bytes[static_cast<std::size_t>(Tier::kNvme)]},
+                            {"remote", s.bytes[static_cast<std::size_t>(Tier::kRemote)]}};
   return json;
 }
 
@@ -218,6 +240,8 @@ Json SummaryJson(const Scenario& scenario, const RunResult& result) {
   json["models"] = result.models.size();
   json["models_per_gpu"] = Rounded(Ratio(static_cast<std::int64_t>(result.models.size()), result.gpus, 0));
   json["gpu_hours"] = Rounded(static_cast<double>(result.owned) / 1e12 / 3600);
+  json["cost_usd"] = result.cost_usd ? Json(Rounded(*result.cost_usd)) : Json();
+  json["energy_kwh"] = result.energy_kwh ? Json(Rounded(*result.energy_kwh)) : Json();
   json["simulated_s"] = Seconds(result.end);
   json["wall_s"] = Rounded(result.wall_s);
   json["peak_rss_mb"] = Rounded(result.peak_rss_mb);
@@ -239,6 +263,7 @@ Json SummaryJson(const Scenario& scenario, const RunResult& result) {
   json["utilisation"] = Json{{"busy", Rounded(u.busy)},        {"prefill", Rounded(u.prefill)}, {"decode", Rounded(u.decode)},
                              {"switch", Rounded(u.switching)}, {"kv_copy", Rounded(u.kv_copy)}, {"idle", Rounded(u.idle)}};
   json["switches"] = m.switches;
+  json["switching"] = Switching(result.switching);
   json["bytes_moved"] = Json{{"weights", result.weight_bytes_moved}, {"kv", result.kv_bytes_moved}};
   json["active_models_mean"] = Rounded(result.active_models_mean);
   return json;

@@ -46,7 +46,17 @@ std::int64_t FailedRequests(const ModelMetrics& m);
 // On-time tokens a second, over the time in which arrivals are measured.
 double Goodput(const Scenario& scenario, const RunResult& result);
 
-// summary.json. Of an infeasible result: policy, status and reason alone.
+// summary.json. Of an infeasible result: policy, status and reason alone. `cost_usd` is the owned GPU-hours at the price of the
+// catalogue or of fleet.gpu_price_per_hour; `energy_kwh` what the GPUs draw at most, owned time x idle power + busy time x (board
+// - idle power); both are null where a figure is missing. `switching` (SwitchMetrics says what is counted):
+//
+//   from           switches by where the weights were; their sum is `switches`
+//   latency_s      of the switches that ended; those from `resident` take 0
+//   stages_s       sums over them of engine stages, waiting for weights, and copies out of the prefetch buffer; `kv` is the time
+//                  that instances waited for KV
+//   prefetches     started; hits: used by a switch, finished or not; misses: the others
+//   host_cache     loads and prefetches that found their weights there or did not, and what was evicted for them
+//   bytes_from     bytes of weights read from each tier
 Json SummaryJson(const Scenario& scenario, const RunResult& result);
 std::string ModelsCsv(const RunResult& result);
 std::string WindowsCsv(const RunResult& result);

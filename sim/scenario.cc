@@ -31,9 +31,12 @@ void FleetConfig::Describe(Fields& f) {
   f.Int("ep", ep, "GPUs of a stage that share the experts (expert parallelism): 1 (they are cut by tp), or a multiple of tp", 1,
         kMaxExpertGpus);
   f.OptReal("gpu_memory_gb", gpu_memory_gb, "memory of a GPU in decimal GB, instead of the catalogue's", 0.001, 1e6);
+  f.OptReal("gpu_price_per_hour", gpu_price_per_hour, "what an owned GPU costs, in USD per hour, instead of the catalogue's", 0,
+            1e6);
   f.Real("memory_utilisation", memory_utilisation, "share of GPU memory for weights, KV cache and reserve", 0.01, 1);
   f.Real("reserve_gb", reserve_gb, "memory per GPU for the CUDA context and activations, in GB", 0, 1e6);
-  f.Real("host_cache_gb", host_cache_gb, "host memory per node for weights, in GB", 0, 1e9);
+  f.Real("host_cache_gb", host_cache_gb, "host memory per node for weights, in GB; the least recently loaded make room", 0, 1e9);
+  f.Bool("host_cache_warm", host_cache_warm, "host caches start with as many models as fit, in the order of the workload");
   f.Real("host_kv_gb", host_kv_gb, "host memory per node for KV cache, in GB; the nodes of a pool share theirs", 0, 1e9);
 }
 
@@ -49,12 +52,16 @@ void SwitchConfig::Describe(Fields& f) {
   f.Choice("prefetch", prefetch_text, "weights may be prefetched behind the running turn", {"preset", "on", "off"});
   prefetch = prefetch_text == "preset" ? std::nullopt : std::optional<bool>(prefetch_text == "on");
   std::string overlap_text = !overlap_kv ? "preset" : *overlap_kv ? "on" : "off";
-  f.Choice("overlap_kv", overlap_text, "KV of a joining request moves in while the rest of its batch runs",
+  f.Choice("overlap_kv", overlap_text,
+           "KV of a joining request moves in while the rest of its batch runs, and KV out while weights come in",
            {"preset", "on", "off"});
   overlap_kv = overlap_text == "preset" ? std::nullopt : std::optional<bool>(overlap_text == "on");
   f.Choice("backing", backing, "where weights are that the host cache does not hold", {"nvme", "remote"});
   f.Real("nvme_load_GBps", nvme_load_GBps, "weights from local NVMe, in GB/s per GPU", 0.001, 1e6);
   f.Real("remote_load_GBps", remote_load_GBps, "weights from a remote store, in GB/s per GPU", 0.001, 1e6);
+  f.Real("host_node_GBps", host_node_GBps, "weights from host memory, in GB/s over all GPUs of a node", 0.001, 1e6);
+  f.Real("nvme_node_GBps", nvme_node_GBps, "weights from local NVMe, in GB/s over all GPUs of a node", 0.001, 1e6);
+  f.Real("remote_node_GBps", remote_node_GBps, "weights from a remote store, in GB/s over all GPUs of a node", 0.001, 1e6);
   f.Real("kv_copy_GBps", kv_copy_GBps, "KV between host and GPU, in GB/s per GPU", 0.001, 1e6);
   f.Bool("kv_out_free", kv_out_free, "KV leaves a GPU at no cost and at once");
   f.Bool("kv_join_free", kv_join_free, "a request that joins a batch on the GPU brings its KV at no cost");

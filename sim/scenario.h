@@ -29,11 +29,13 @@ struct FleetConfig {
   std::int64_t tp = 1;  // an instance is tp, or ep, whichever is larger, x pp GPUs: see Shape
   std::int64_t pp = 1;
   std::int64_t ep = 1;
-  std::optional<double> gpu_memory_gb;  // decimal GB, instead of the catalogue's
-  double memory_utilisation = 0.9;      // share of GPU memory for weights, KV cache and reserve
-  double reserve_gb = 2;                // CUDA context and activations, per GPU
-  double host_cache_gb = 1024;          // host memory per node for weights
-  double host_kv_gb = 512;              // host memory per node for KV cache
+  std::optional<double> gpu_memory_gb;       // decimal GB, instead of the catalogue's
+  std::optional<double> gpu_price_per_hour;  // [USD], instead of the catalogue's
+  double memory_utilisation = 0.9;           // share of GPU memory for weights, KV cache and reserve
+  double reserve_gb = 2;                     // CUDA context and activations, per GPU
+  double host_cache_gb = 1024;               // host memory per node for weights; the least recently loaded ones make room
+  bool host_cache_warm = true;               // at the start it holds as many models as fit, in the workload's order; else none
+  double host_kv_gb = 512;                   // host memory per node for KV cache
   void Describe(Fields& f);
 
   Shape InstanceShape() const {
@@ -43,6 +45,24 @@ struct FleetConfig {
 
 // What a switch of models costs, a key per stage, so that an ablation is a sweep. `preset` fills in the stages that are not
 // given.
+//
+// A switch is, one after the other: KV that must go before the new weights fit, or with overlap_kv off all that is on its way out
+// (kv_copy_GBps); the engine stages (engine_init_s); the weights, from the nearest tier that has them:
+//
+//   on the GPU       kept beside the running model (a policy's choice): nothing
+//   prefetch buffer  memory that the policy set aside, loaded behind the running turn: read and written once in GPU memory; what
+//                    has not come yet is waited for first
+//   host cache       fleet.host_cache_gb, least recently loaded out first: host_load_GBps
+//   nvme | remote    what `backing` says, through host memory, where the host cache keeps them: the lower of host_load_GBps and
+//                    nvme_load_GBps (remote_load_GBps). No start-up latency: the measured loads of 16 and 65.5 GB show none
+//
+// and KV of the requests that run next. Loads share what they pass: the uplink (both directions of a GPU at once: both_ways_*;
+// gpus_per_link), and the tier, whose *_node_GBps is divided equally among the GPUs of the node that load from it.
+//
+// Presets, after the stages of Aegaeon (SOSP 2025), 13B (26 GB) on one GPU: T0 is the unoptimised engine, 26.9 s of which the
+// weights take 9.2 at the 2.83 GB/s that were reached. The sources give the engine stages (init, distributed executor, profiling,
+// KV allocation, garbage collection) as a sum only, the remaining 17.7 s, so they are one key. T1 reuses the engine: they are
+// gone. T2 stages its loads: 16 GB/s, as in the authors' simulator. T3 prefetches, and overlaps KV with steps.
 struct SwitchConfig {
   std::string preset = "T3";
   std::optional<double> engine_init_s;   // engine, executor, profiling, KV allocation, garbage collection
@@ -52,6 +72,9 @@ struct SwitchConfig {
   std::string backing = "nvme";          // where weights are that the host cache does not hold: nvme | remote
   double nvme_load_GBps = 20.28;         // ServerlessLLM on H100, 65.5 GB from local NVMe (published)
   double remote_load_GBps = 1.29;        // full vLLM restart, 61 GB on A100 (published)
+  double host_node_GBps = 409.6;         // host memory: peak of 2 x 8 channels of DDR4-3200, the hosts of DGX A100
+  double nvme_node_GBps = 20.28;         // what one GPU was seen to get is taken for all that the node's drives give
+  double remote_node_GBps = 12.5;        // assumed: a port of 100 Gbit/s
   double kv_copy_GBps = 16;              // KV between host and GPU, per GPU
   bool kv_out_free = false;              // KV leaves the GPU at no cost and at once
   bool kv_join_free = false;             // a request that joins a batch on the GPU brings its KV at no cost

@@ -117,6 +117,8 @@ struct PoolOutcome {
   std::vector<ModelRow> models;
   std::vector<Window> windows;
   std::array<GpuTime, kActivities> activity{};
+  SwitchMetrics switching;
+  GpuFacts gpu;
   std::int64_t weight_bytes = 0;
   std::int64_t kv_bytes = 0;
   __int128 active_model_time = 0;
@@ -131,6 +133,7 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   setup.name = config.name;
   setup.policy_name = config.policy.name;
   setup.gpu = FindGpu(fleet.gpu);
+  if (fleet.gpu_price_per_hour) setup.gpu.price_per_hour = fleet.gpu_price_per_hour;
   const std::int64_t memory = fleet.gpu_memory_gb ? Bytes(*fleet.gpu_memory_gb) : setup.gpu.memory_bytes;
   setup.fleet.gpu = setup.gpu.name;
   setup.fleet.gpus = fleet.gpus;
@@ -151,7 +154,10 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   const SwitchConfig::Stages stages = s.switching.Resolve();
   setup.engine_init = PsFromSeconds(stages.engine_init_s);
   setup.host_load = std::min(Bytes(stages.host_load_GBps), setup.gpu.pcie_bytes_per_s);
-  setup.backing_load = Bytes(s.switching.backing == "nvme" ? s.switching.nvme_load_GBps : s.switching.remote_load_GBps);
+  setup.backing = s.switching.backing == "nvme" ? Tier::kNvme : Tier::kRemote;
+  setup.backing_load = Bytes(setup.backing == Tier::kNvme ? s.switching.nvme_load_GBps : s.switching.remote_load_GBps);
+  setup.node_load = {Bytes(s.switching.host_node_GBps), Bytes(s.switching.nvme_node_GBps), Bytes(s.switching.remote_node_GBps)};
+  setup.host_cache_warm = fleet.host_cache_warm;
   setup.prefetch = stages.prefetch;
   setup.overlap_kv = stages.overlap_kv;
   setup.kv_copy = std::min(Bytes(s.switching.kv_copy_GBps), setup.gpu.pcie_bytes_per_s);
@@ -292,6 +298,8 @@ PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts
   }
   out.windows = metrics.windows();
   out.activity = metrics.activity;
+  out.switching = metrics.switching;
+  out.gpu = pool.setup.gpu;
   out.weight_bytes = metrics.weight_bytes_moved;
   out.kv_bytes = metrics.kv_bytes_moved;
   out.active_model_time = metrics.active_model_time;
@@ -322,6 +330,23 @@ std::vector<PoolPlan> AssignModels(const Scenario& s, const WorkloadFacts& facts
     }
   }
   return plans;
+}
+
+// GPU-hours at their price, and the most energy that they can have drawn.
+void PriceOwned(const std::vector<PoolOutcome>& outcomes, RunResult& result) {
+  double usd = 0, joules = 0;
+  bool priced = true, powered = true;
+  for (const PoolOutcome& out : outcomes) {
+    const double owned_s = static_cast<double>(out.engine.gpus) * ToSeconds(result.end);
+    double busy_s = 0;
+    for (const GpuTime& time : out.activity) busy_s += static_cast<double>(time) * 1e-12;
+    priced = priced && out.gpu.price_per_hour;
+    powered = powered && out.gpu.board_power_w && out.gpu.idle_power_w;
+    if (priced) usd += owned_s / 3600 * *out.gpu.price_per_hour;
+    if (powered) joules += owned_s * *out.gpu.idle_power_w + busy_s * (*out.gpu.board_power_w - *out.gpu.idle_power_w);
+  }
+  if (priced) result.cost_usd = usd;
+  if (powered) result.energy_kwh = joules / 3.6e6;
 }
 
 }  // namespace
@@ -451,6 +476,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
       into.active_model_time += from.active_model_time;
     }
     for (int a = 0; a < kActivities; ++a) result.activity[a] += out.activity[a];
+    result.switching.Merge(out.switching);
     result.weight_bytes_moved += out.weight_bytes;
     result.kv_bytes_moved += out.kv_bytes;
     active += out.active_model_time;
@@ -467,6 +493,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
   }
   // GPUs are owned until the last pool is done: a pool that drains earlier stands idle.
   result.owned = static_cast<__int128>(result.gpus) * result.end;
+  PriceOwned(outcomes, result);
   result.active_models_mean = result.end > 0 ? static_cast<double>(active) / static_cast<double>(result.end) : 0;
   result.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   result.peak_rss_mb = PeakRssMb();

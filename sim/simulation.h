@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,9 @@ struct RunResult {
   std::vector<Window> windows;
   std::array<GpuTime, kActivities> activity{};
   GpuTime owned = 0;
+  SwitchMetrics switching;
+  std::optional<double> cost_usd;    // of the owned GPU-hours; not set where a GPU has no price
+  std::optional<double> energy_kwh;  // at most: a GPU that is not idle is taken to draw what its board can; as cost_usd
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
   double active_models_mean = 0;

@@ -95,6 +95,8 @@ void PrintFormats(const Json& rows, const Style& style) {
   fmt::print("\nTraces may be plain, .gz or .zst; their format is found by itself.\n");
 }
 
+std::string OrDash(const Json& value) { return value.is_null() ? "-" : Number(value); }
+
 void PrintGpus(const Json& rows, const Style& style) {
   Table table({{"name", Align::kLeft, ""},
                {"GB", Align::kRight, "memory"},
@@ -102,10 +104,14 @@ void PrintGpus(const Json& rows, const Style& style) {
                {"TFLOP/s", Align::kRight, "BF16"},
                {"GB/s", Align::kRight, "NVLink"},
                {"GB/s", Align::kRight, "PCIe"},
+               {"W", Align::kRight, "power"},
+               {"W", Align::kRight, "idle"},
+               {"USD/h", Align::kRight, "price"},
                {"also known as", Align::kLeft, "", true}});
   for (const Json& row : rows) {
     table.Row({Text(row["name"]), Number(row["memory_gb"]), Number(row["hbm_gb_per_s"]), Number(row["bf16_tflops"]),
-               Number(row["nvlink_gb_per_s"]), Number(row["pcie_gb_per_s"]), Text(row["aliases"])});
+               Number(row["nvlink_gb_per_s"]), Number(row["pcie_gb_per_s"]), OrDash(row["board_power_w"]),
+               OrDash(row["idle_power_w"]), OrDash(row["price_usd_per_hour"]), Text(row["aliases"])});
   }
   fmt::print("{}", table.Text(style));
 }

@@ -57,6 +57,29 @@ std::string RequestsText(const RunResult& result) {
   return text;
 }
 
+// Where the weights came from, and how long that took.
+std::string SwitchText(const RunResult& result, const Style& style) {
+  const SwitchMetrics& s = result.switching;
+  if (s.latency.count() == 0) return "";
+  std::vector<std::string> from;
+  const char* const names[] = {"resident",  "prefetched",         "being prefetched", "from the host cache",
+                               "from NVMe", "from a remote store"};
+  for (int i = 0; i < kWeightSources; ++i) {
+    if (s.from[i] > 0) from.push_back(fmt::format("{} {}", Count(s.from[i]), names[i]));
+  }
+  std::string out = Item(style, "weights", fmt::format("{}", fmt::join(from, ", ")));
+  out += Item(style, "switch time",
+              fmt::format("mean {}, p50 {}, p90 {}, p99 {}, max {}", Duration(s.latency.MeanSeconds()),
+                          Duration(ToSeconds(s.latency.Quantile(0.5))), Duration(ToSeconds(s.latency.Quantile(0.9))),
+                          Duration(ToSeconds(s.latency.Quantile(0.99))), Duration(ToSeconds(s.latency.max()))));
+  if (s.prefetches > 0) {
+    out += Item(style, "prefetches",
+                fmt::format("{}: {} used, {} in vain", Count(s.prefetches), Count(s.prefetch_hits()),
+                            Count(s.prefetches - s.prefetch_hits())));
+  }
+  return out;
+}
+
 // One letter per 2 % of the GPU-time owned.
 std::string UtilisationBar(const Utilisation& u) {
   constexpr double kCells = 50;
@@ -152,6 +175,8 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
                   Number(static_cast<double>(result.models.size()) / static_cast<double>(std::max<std::int64_t>(result.gpus, 1))),
                   Number(gpu_hours));
   if (result.stranded_gpus > 0) gpus += fmt::format(", {} more stranded by whole groups", Plural(result.stranded_gpus, "GPU"));
+  if (result.cost_usd) gpus += fmt::format(", {} USD", Number(*result.cost_usd));
+  if (result.energy_kwh) gpus += fmt::format(", at most {} kWh", Number(*result.energy_kwh));
   out += Item(style, "GPUs", gpus);
   out += Item(style, "requests", RequestsText(result));
   out += Item(style, "tokens",
@@ -169,6 +194,7 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
               fmt::format("{}; {} of weights and {} of KV cache moved; {} models active on average", Count(m.switches),
                           ByteSize(static_cast<double>(result.weight_bytes_moved)),
                           ByteSize(static_cast<double>(result.kv_bytes_moved)), Number(result.active_models_mean)));
+  out += SwitchText(result, style);
   out += Item(style, "simulation",
               fmt::format("{}, {} requests/s, {}, {} MB, fingerprint {:016x}", Duration(result.wall_s),
                           ShortCount(static_cast<double>(result.requests) / std::max(result.wall_s, 1e-9)),

@@ -107,6 +107,19 @@ std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResul
   for (int a = 0; a < kActivities; ++a) number(fmt::format("activity {}", a), metrics.activity[a], reference.activity[a]);
   number("weight bytes", metrics.weight_bytes_moved, reference.weight_bytes_moved);
   number("KV bytes", metrics.kv_bytes_moved, reference.kv_bytes_moved);
+  const SwitchMetrics& mine = metrics.switching;
+  const SwitchMetrics& other = reference.switching;
+  for (int f = 0; f < kWeightSources; ++f) number(fmt::format("switches from {}", f), mine.from[f], other.from[f]);
+  number("prefetches", mine.prefetches, other.prefetches);
+  number("host cache hits", mine.cache_hits, other.cache_hits);
+  number("host cache misses", mine.cache_misses, other.cache_misses);
+  number("host cache evictions", mine.cache_evictions, other.cache_evictions);
+  for (int f = 0; f < kTiers; ++f) number(fmt::format("bytes from tier {}", f), mine.bytes[f], other.bytes[f]);
+  number("engine init", mine.engine_init, other.engine_init);
+  number("waiting for weights", mine.weights, other.weights);
+  number("copies", mine.copy, other.copy);
+  number("waiting for KV", mine.kv, other.kv);
+  if (difference.empty()) difference = CompareHistogram("switch latency", mine.latency, reference.switch_latencies);
   number("active model time", static_cast<double>(metrics.active_model_time), static_cast<double>(reference.ActiveModelTime()));
   const std::vector<TokenEngine::ModelTotals> totals = reference.Totals();
   for (std::size_t m = 0; m < totals.size(); ++m) {
@@ -194,6 +207,9 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
     coverage.times["tokens"] += static_cast<std::int64_t>(r.tokens.size());
     ++coverage.times[OutcomeName(r.outcome)];
   }
+  for (int f = 0; f < kWeightSources; ++f) coverage.times[fmt::format("from {}", f)] += reference.switching.from[f];
+  coverage.times["prefetches in vain"] += reference.switching.prefetches - reference.switching.prefetch_hits();
+  coverage.times["evictions"] += reference.switching.cache_evictions;
   for (const TokenEngine::ModelTotals& t : reference.Totals()) {
     coverage.times["switches"] += t.switches;
     coverage.times["late tokens"] += t.output_tokens - t.on_time_tokens;

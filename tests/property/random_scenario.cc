@@ -233,6 +233,11 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
   sw["kv_join_free"] = dice.Chance(0.25);
   sw["handover_free"] = dice.Chance(lockstep ? 0.7 : 0.25);
   sw["gpus_per_link"] = dice.Int(1, 2);
+  // Loads that run at once get in each other's way, from any tier.
+  if (dice.Chance(0.3)) sw["host_node_GBps"] = dice.Of(std::vector<double>{5, 20, 40});
+  if (dice.Chance(0.5)) sw["nvme_node_GBps"] = dice.Of(std::vector<double>{1, 7, 100});
+  if (dice.Chance(0.5)) sw["remote_node_GBps"] = dice.Of(std::vector<double>{0.5, 2});
+  if (dice.Chance(0.3)) j["fleet"]["host_cache_warm"] = false;
   j["switch"] = sw;
   j["kv"] = {{"block_tokens", block}, {"preemption", dice.Chance(0.5) ? "swap" : "recompute"}};
 

@@ -30,8 +30,10 @@ void TokenEngine::PlaceInstances(Placement& placement) {
     const std::pair<std::int64_t, std::int64_t> uplink{static_cast<std::int64_t>(node), used_gpus[node] / setup_.gpus_per_link};
     for (std::int64_t g = 0; g < gpus; ++g) ++used_gpus[node + static_cast<std::size_t>(g / setup_.fleet.gpus_per_node)];
     const auto link = static_cast<std::size_t>(std::find(uplinks.begin(), uplinks.end(), uplink) - uplinks.begin());
+    nodes_.resize(used_gpus.size());
     if (link == uplinks.size()) {
       uplinks.push_back(uplink);
+      nodes_[node].links.push_back(static_cast<std::int32_t>(link));
       lanes.push_back(0);
     }
     f.node = static_cast<NodeId>(node);
@@ -57,13 +59,14 @@ void TokenEngine::PlaceInstances(Placement& placement) {
   timer_.assign(instances_.size() + links_.size(), kNever);
   // Host caches start with as many weights as fit, in the order of the model table.
   for (std::size_t n = 0; n < used_gpus.size(); ++n) {
-    Node node;
-    for (ModelId m = 0; m < static_cast<ModelId>(setup_.models.size()) && !facts_.front().pinned; ++m) {
+    Node& node = nodes_[n];
+    const auto may_load = [n](const InstanceFacts& f) { return f.node == static_cast<NodeId>(n) && !f.pinned; };
+    if (!setup_.host_cache_warm || std::none_of(facts_.begin(), facts_.end(), may_load)) continue;
+    for (ModelId m = 0; m < static_cast<ModelId>(setup_.models.size()); ++m) {
       const std::int64_t bytes = prices_.WeightBytes(m, instances_.front().shape) * instances_.front().node_gpus;
       if (HostCacheUsed(node) + bytes > setup_.host_cache_bytes) break;
       node.cache.push_back({m, bytes});
     }
-    nodes_.push_back(std::move(node));
   }
 }
 
@@ -156,6 +159,7 @@ void TokenEngine::CheckBooks() const {
 void TokenEngine::Busy(InstanceId i, Activity kind, TimePs from) {
   activity[static_cast<std::size_t>(kind)] += (now_ - from) * instances_[i].gpus;
   busy_.push_back({kind, from, now_, instances_[i].gpus});
+  if (kind == Activity::kKvCopy) switching.kv += now_ - from;
 }
 
 void TokenEngine::SetPhase(InstanceId i, Phase phase) {
@@ -274,7 +278,15 @@ void TokenEngine::OnLink(std::size_t link) {
     if (number < 0) break;
     FinishTransfer(number);
   }
-  timer_[instances_.size() + link] = links_[link].next_end();
+  LinkChanged(link);
+}
+
+void TokenEngine::LinkChanged(std::size_t link) {
+  const auto owner = std::find_if(nodes_.begin(), nodes_.end(), [link](const Node& n) {
+    return std::find(n.links.begin(), n.links.end(), static_cast<std::int32_t>(link)) != n.links.end();
+  });
+  ShareTiers(now_, links_, owner->links, setup_.node_load, owner->loading);
+  for (const std::int32_t l : owner->links) timer_[instances_.size() + static_cast<std::size_t>(l)] = links_[l].next_end();
 }
 
 // The first client to give up: the earliest; a wait for the first token before a wait for the whole answer; then in order of
@@ -768,16 +780,30 @@ void TokenEngine::AskForBoundary(InstanceId i) {
 
 // -------------------------------------------------------------------------------------------------------------- switch
 
-std::int64_t TokenEngine::LoadRate(InstanceId i, ModelId m) {
-  auto& cache = nodes_[facts_[i].node].cache;
-  const auto at = std::find_if(cache.begin(), cache.end(), [m](const auto& entry) { return entry.first == m; });
-  if (at != cache.end()) {
-    std::rotate(at, at + 1, cache.end());
+Tier TokenEngine::TierOf(InstanceId i, ModelId m) const {
+  for (const auto& entry : nodes_[facts_[i].node].cache) {
+    if (entry.first == m) return Tier::kHostCache;
+  }
+  return setup_.backing;
+}
+
+std::int64_t TokenEngine::TakeFromTier(InstanceId i, ModelId m) {
+  Node& node = nodes_[facts_[i].node];
+  auto& cache = node.cache;
+  const Tier tier = TierOf(i, m);
+  const std::int64_t bytes = prices_.WeightBytes(m, instances_[i].shape) * instances_[i].node_gpus;
+  switching.bytes[static_cast<std::size_t>(tier)] += prices_.WeightBytes(m, instances_[i].shape) * instances_[i].gpus;
+  if (tier == Tier::kHostCache) {
+    ++switching.cache_hits;
+    const auto at = std::find_if(cache.begin(), cache.end(), [m](const auto& entry) { return entry.first == m; });
+    const auto entry = *at;
+    cache.erase(at);
+    cache.push_back(entry);
     return setup_.host_load;
   }
-  const std::int64_t bytes = prices_.WeightBytes(m, instances_[i].shape) * instances_[i].node_gpus;
+  ++switching.cache_misses;
   if (bytes <= setup_.host_cache_bytes) {
-    while (HostCacheUsed(nodes_[facts_[i].node]) + bytes > setup_.host_cache_bytes) cache.erase(cache.begin());
+    for (; HostCacheUsed(node) + bytes > setup_.host_cache_bytes; ++switching.cache_evictions) cache.erase(cache.begin());
     cache.push_back({m, bytes});
   }
   return std::min(setup_.host_load, setup_.backing_load);
@@ -793,13 +819,29 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
     if (k != m && resident(i, k)) next.push_back(k);
   }
   std::sort(next.begin() + 1, next.end());
-  if (prices_.KvCapacityBytes(inst.shape, next, facts_[i].prefetch_bytes) < GpuUsed(i)) {
+  const bool must_leave_first = !setup_.overlap_kv && !there && Leaving(i);
+  if (must_leave_first || prices_.KvCapacityBytes(inst.shape, next, facts_[i].prefetch_bytes) < GpuUsed(i)) {
     if (!Leaving(i) && !Coming(i)) Broken("a switch leaves no room for the KV that is there");
     timer_[i] = kNever;
     SetPhase(i, Phase::kCopy);
     return true;
   }
-  if (m != inst.loaded) switches_.push_back({m, now_});
+  const bool from_buffer = grant.hiding == Grant::Hiding::kPrefetched && inst.prefetched == m;
+  if (m != inst.loaded) {
+    switches_.push_back({m, now_});
+    WeightSource from = WeightSource::kResident;
+    if (there) {
+      switch_latencies.push_back(0);
+    } else if (from_buffer) {
+      from = inst.prefetch_ready ? WeightSource::kPrefetched : WeightSource::kPrefetching;
+    } else {
+      const Tier tier = TierOf(i, m);
+      from = tier == Tier::kHostCache ? WeightSource::kHostCache
+             : tier == Tier::kNvme    ? WeightSource::kNvme
+                                      : WeightSource::kRemote;
+    }
+    ++switching.from[static_cast<std::size_t>(from)];
+  }
   inst.loaded = m;
   inst.resident = next;
   const TimePs credit = inst.step_time_since_switch;
@@ -810,7 +852,8 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
   inst.switch_earliest_end = now_ + grant.least;
   inst.switch_loads_after_timer = false;
   inst.switch_waits_for_prefetch = false;
-  if (grant.hiding == Grant::Hiding::kPrefetched && inst.prefetched == m) {
+  inst.switch_from_buffer = from_buffer;
+  if (from_buffer) {
     if (inst.prefetch_ready) {
       SwitchGoesOn(i);
     } else {
@@ -821,7 +864,7 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
   }
   weight_bytes_moved += bytes * inst.gpus;
   if (grant.hiding == Grant::Hiding::kCredit) {
-    const TimePs load = setup_.engine_init + TransferTime(bytes, LoadRate(i, m));
+    const TimePs load = setup_.engine_init + TransferTime(bytes, TakeFromTier(i, m));
     timer_[i] = now_ + std::max(grant.least, load - credit);
     return true;
   }
@@ -850,7 +893,7 @@ void TokenEngine::SwitchGoesOn(InstanceId i) {
     Transfer t;
     t.kind = Move::kWeights;
     t.instance = i;
-    Send(t, Direction::kIn, bytes, LoadRate(i, inst.loaded));
+    Load(t, inst.loaded);
     return;
   }
   if (inst.prefetched == inst.loaded) {
@@ -869,7 +912,16 @@ void TokenEngine::SwitchGoesOn(InstanceId i) {
 }
 
 void TokenEngine::FinishSwitch(InstanceId i) {
-  Busy(i, Activity::kSwitch, instances_[i].phase_start);
+  Instance& inst = instances_[i];
+  const TimePs latency = now_ - inst.phase_start;
+  switch_latencies.push_back(latency);
+  TimePs copy = 0;
+  if (inst.switch_from_buffer) copy = TransferTime(2 * prices_.WeightBytes(inst.loaded, inst.shape), setup_.gpu.hbm_bytes_per_s);
+  const TimePs init = std::min(setup_.engine_init, latency);  // a credit may hide a part of it
+  switching.engine_init += init;
+  switching.copy += copy;
+  switching.weights += latency - init - copy;
+  Busy(i, Activity::kSwitch, inst.phase_start);
   Dispatch(i);
 }
 
@@ -885,16 +937,29 @@ void TokenEngine::StartPrefetch(InstanceId i, ModelId m) {
   Transfer t;
   t.kind = Move::kPrefetch;
   t.instance = i;
-  inst.prefetch_transfer = Send(t, Direction::kIn, bytes, LoadRate(i, m), true);
+  ++switching.prefetches;
+  inst.prefetch_transfer = Load(t, m);
 }
 
 // ----------------------------------------------------------------------------------------------------------- transfers
 
-std::int64_t TokenEngine::Send(Transfer transfer, Direction direction, std::int64_t bytes, std::int64_t rate, bool background) {
+std::int64_t TokenEngine::Send(Transfer transfer, Direction direction, std::int64_t bytes, std::int64_t rate) {
   const Instance& inst = instances_[transfer.instance];
   transfer.number = next_transfer_++;
-  links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, transfer.number, background);
-  timer_[instances_.size() + inst.link] = links_[inst.link].next_end();
+  links_[inst.link].Add(now_, inst.lane, direction, bytes, rate, transfer.number);
+  LinkChanged(inst.link);
+  transfers_.push_back(std::move(transfer));
+  return transfers_.back().number;
+}
+
+std::int64_t TokenEngine::Load(Transfer transfer, ModelId m) {
+  const InstanceId i = transfer.instance;
+  const Instance& inst = instances_[i];
+  const Tier tier = TierOf(i, m);
+  transfer.number = next_transfer_++;
+  links_[inst.link].Add(now_, inst.lane, Direction::kIn, prices_.WeightBytes(m, inst.shape), TakeFromTier(i, m), transfer.number,
+                        transfer.kind == Move::kPrefetch, tier, inst.node_gpus);
+  LinkChanged(inst.link);
   transfers_.push_back(std::move(transfer));
   return transfers_.back().number;
 }

@@ -66,6 +66,8 @@ class TokenEngine final : public ClusterView, public Oracle {
   std::array<__int128, kActivities> activity{};  // GPU-time
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
+  SwitchMetrics switching;  // without the histogram of latencies
+  std::vector<TimePs> switch_latencies;
   __int128 ActiveModelTime() const;
   TimePs end() const { return now_; }
   std::int64_t steps() const { return steps_; }              // decode and mixed
@@ -145,6 +147,7 @@ class TokenEngine final : public ClusterView, public Oracle {
     bool switch_waits_for_prefetch = false;
     bool switch_loads_after_timer = false;
     TimePs switch_earliest_end = 0;
+    bool switch_from_buffer = false;  // of the running switch: its weights come out of the prefetch buffer
     TimePs step_time_since_switch = 0;
     TimePs last_step_end = 0;
     TimePs last_run_time = 0;
@@ -166,7 +169,9 @@ class TokenEngine final : public ClusterView, public Oracle {
   };
 
   struct Node {
-    std::vector<std::pair<ModelId, std::int64_t>> cache;  // weights and their bytes, least recently used first
+    std::vector<std::pair<ModelId, std::int64_t>> cache;  // weights and their bytes, least recently loaded first
+    std::vector<std::int32_t> links;
+    TierRates loading{};
   };
 
   void PlaceInstances(Placement& placement);
@@ -205,9 +210,12 @@ class TokenEngine final : public ClusterView, public Oracle {
   BatchPtr Find(InstanceId i, int label) const;
   BatchPtr FindOrMake(InstanceId i, int label, ModelId m);
   void Forget(const BatchPtr& batch);  // when it has no members
-  std::int64_t Send(Transfer transfer, Direction direction, std::int64_t bytes, std::int64_t rate, bool background = false);
+  std::int64_t Send(Transfer transfer, Direction direction, std::int64_t bytes, std::int64_t rate);
+  std::int64_t Load(Transfer transfer, ModelId m);  // from wherever the weights are, which the host cache learns
+  void LinkChanged(std::size_t link);
   void FinishTransfer(std::int64_t number);
-  std::int64_t LoadRate(InstanceId i, ModelId m);
+  Tier TierOf(InstanceId i, ModelId m) const;
+  std::int64_t TakeFromTier(InstanceId i, ModelId m);  // bytes/s
   void Busy(InstanceId i, Activity kind, TimePs from);
   void SetPhase(InstanceId i, Phase phase);
 

@@ -84,6 +84,72 @@ TEST_CASE("GPU facts are those of the data sheets", "[unit]") {
   CHECK(GpuByName("h100").AllReduce(9) == nullptr);
 }
 
+// Of NVIDIA's, AMD's and Huawei's sheets, not of our files: memory [GB or GiB], GB/s, dense TFLOP/s of BF16, FP8 (0: none) and
+// INT8, GB/s per direction to other GPUs and to the host, W.
+TEST_CASE("Every GPU of the catalogue is what its data sheet says", "[unit]") {
+  struct Sheet {
+    const char* name;
+    std::int64_t memory;
+    double hbm, bf16, fp8, int8, nvlink, pcie, board;
+  };
+  const std::int64_t gb = 1'000'000'000, gib = std::int64_t{1} << 30;
+  const Sheet sheets[] = {{"a10", 24 * gb, 600, 125, 0, 250, 0, 32, 150},
+                          {"a100-40gb", 40 * gib, 1555, 312, 0, 624, 300, 32, 400},
+                          {"a100-80gb", 80 * gib, 2039, 312, 0, 624, 300, 32, 400},
+                          {"l40s", 46068 * (gib >> 10), 864, 362, 733, 733, 0, 32, 350},
+                          {"h20", 96 * gb, 4000, 148, 296, 296, 450, 64, 500},
+                          {"h100", 80 * gib, 3350, 989, 1978, 1978, 450, 64, 700},
+                          {"h200", 141 * gib, 4800, 989, 1978, 1978, 450, 64, 700},
+                          {"h800", 80 * gib, 3350, 989, 1979, 1979, 200, 64, 700},
+                          {"b200", 180 * gib, 7700, 2250, 4500, 4500, 900, 64, 1000},
+                          {"mi300x", 192 * gb, 5300, 1307, 2615, 2615, 448, 64, 750},
+                          {"ascend-910b", 64 * gib, 1600, 353.9, 0, 707.8, 196, 32, 400}};
+  CHECK(GpuNames().size() == std::size(sheets));
+  for (const Sheet& sheet : sheets) {
+    INFO(sheet.name);
+    const GpuSpec& gpu = GpuByName(sheet.name);
+    CHECK(gpu.memory_bytes == sheet.memory);
+    CHECK(static_cast<double>(gpu.hbm_bytes_per_s) == sheet.hbm * 1e9);
+    CHECK(gpu.bf16_flops == Approx(sheet.bf16 * 1e12));
+    CHECK(gpu.fp8_flops.value_or(0) == Approx(sheet.fp8 * 1e12));
+    CHECK(gpu.int8_flops.value_or(0) == Approx(sheet.int8 * 1e12));
+    CHECK(static_cast<double>(gpu.nvlink_bytes_per_s) == sheet.nvlink * 1e9);
+    CHECK(static_cast<double>(gpu.pcie_bytes_per_s) == sheet.pcie * 1e9);
+    CHECK(gpu.board_power_w == sheet.board);
+    REQUIRE(gpu.idle_power_w.has_value());
+    CHECK(*gpu.idle_power_w > 0.1 * sheet.board);
+    CHECK(*gpu.idle_power_w < 0.3 * sheet.board);
+    REQUIRE(gpu.price_per_hour.has_value());
+    CHECK(*gpu.price_per_hour > 0.5);
+    CHECK(*gpu.price_per_hour < 10);
+    for (const int gpus : {2, 4, 8}) {
+      const AllReduceFit* fit = gpu.AllReduce(gpus);
+      REQUIRE(fit != nullptr);
+      CHECK(fit->gpus == gpus);
+      // However it is done, every GPU has to send its tensor once.
+      CHECK(fit->gb_per_s * 1e9 <= static_cast<double>(std::max(gpu.nvlink_bytes_per_s, gpu.pcie_bytes_per_s)));
+    }
+    for (const std::string& source : {gpu.source, gpu.all_reduce_source, gpu.power_source, gpu.price_source})
+      CHECK(source.size() > 15);
+  }
+}
+
+TEST_CASE("A GPU entry states the source of what it states", "[unit]") {
+  const auto parse = [](const std::string& more) {
+    return ErrorOf([&] {
+      ParseGpu(R"({"name": "g", "source": "s", "memory_bytes": 1, "hbm_bytes_per_s": 1, "bf16_flops": 1, "pcie_bytes_per_s": 1)" +
+                   more + "}",
+               "g.json");
+    });
+  };
+  CHECK(parse("") == "no error");
+  CHECK_THAT(parse(R"(, "board_power_w": 100)"), Contains("g.json: /power_source: missing or empty"));
+  CHECK_THAT(parse(R"(, "price_per_hour": 1)"), Contains("g.json: /price_source: missing or empty"));
+  CHECK_THAT(parse(R"(, "board_power_w": 100, "idle_power_w": 101, "power_source": "x")"),
+             Contains("at most board_power_w, 100"));
+  CHECK_THAT(parse(R"(, "all_reduce": [{"gpus": 2, "latency_us": 1, "gb_per_s": 1}])"), Contains("/all_reduce_source"));
+}
+
 TEST_CASE("Names ignore case, separators and organisations, and unknown ones suggest the nearest", "[unit]") {
   for (const char* name : {"qwen2.5-7b", "Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct", "qwen2_5_7b"})
     CHECK(CanonicalLlm(name) == "qwen2.5-7b");

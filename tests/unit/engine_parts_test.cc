@@ -139,5 +139,108 @@ TEST_CASE("a link: caps, sharing, both ways at once, and transfers that stand ba
   }
 }
 
+// What the engine does with the links of one node.
+class NodeOfLinks {
+ public:
+  NodeOfLinks(int links, const TierRates& rates) : rates_(rates) {
+    Link::Config config;
+    config.rate[0] = config.rate[1] = 100;
+    for (int l = 0; l < links; ++l) {
+      links_.emplace_back(config, 1);
+      of_node_.push_back(l);
+    }
+  }
+  void Load(TimePs now, int link, Tier tier, std::int64_t bytes, std::int64_t cap, int gpus = 1, bool background = false) {
+    links_[static_cast<std::size_t>(link)].Add(now, 0, Direction::kIn, bytes, cap, ticket_++, background, tier, gpus);
+    Share(now);
+  }
+  void Kv(TimePs now, int link, std::int64_t bytes) {
+    links_[static_cast<std::size_t>(link)].Add(now, 0, Direction::kIn, bytes, 100, ticket_++);
+    Share(now);
+  }
+  void Cancel(TimePs now, int link, std::int64_t ticket) {
+    links_[static_cast<std::size_t>(link)].Cancel(now, ticket);
+    Share(now);
+  }
+  // When each transfer ends, in ms, by ticket; -1: never.
+  std::vector<std::int64_t> Drain() {
+    std::vector<std::int64_t> ends(static_cast<std::size_t>(ticket_), -1);
+    for (;;) {
+      const auto next = std::min_element(links_.begin(), links_.end(),
+                                         [](const Link& a, const Link& b) { return a.next_end() < b.next_end(); });
+      if (next->next_end() == kNever) return ends;
+      const TimePs now = next->next_end();
+      for (std::int64_t t = next->PopFinished(now); t >= 0; t = next->PopFinished(now))
+        ends[static_cast<std::size_t>(t)] = now / kPsPerMs;
+      Share(now);
+    }
+  }
+  std::int64_t loading(Tier tier) const { return loading_[static_cast<std::size_t>(tier)]; }
+
+ private:
+  void Share(TimePs now) { ShareTiers(now, links_, of_node_, rates_, loading_); }
+  TierRates rates_;
+  std::vector<Link> links_;
+  std::vector<std::int32_t> of_node_;
+  TierRates loading_{};
+  std::int64_t ticket_ = 0;
+};
+
+TEST_CASE("The tiers of a node are shared equally among the GPUs that load from them", "[unit]") {
+  const TimePs second = kPsPerSecond;
+  // Host memory gives 40 bytes/s, NVMe 12, the remote store 3.
+  SECTION("alone, a load has its own rate or the tier's, whichever is lower") {
+    NodeOfLinks node(3, {40, 12, 3});
+    node.Load(0, 0, Tier::kHostCache, 100, 20);
+    node.Load(0, 1, Tier::kNvme, 120, 20);
+    node.Load(0, 2, Tier::kRemote, 30, 2);
+    CHECK(node.Drain() == std::vector<std::int64_t>{5'000, 10'000, 15'000});
+  }
+  SECTION("two loads get half each until one ends; the uplinks have nothing to do with it") {
+    NodeOfLinks node(2, {40, 12, 3});
+    node.Load(0, 0, Tier::kNvme, 60, 20);
+    node.Load(0, 1, Tier::kNvme, 120, 20);
+    // 6 bytes/s each for 10 s, then 12 for the 60 that are left.
+    CHECK(node.loading(Tier::kNvme) == 2);
+    CHECK(node.Drain() == std::vector<std::int64_t>{10'000, 15'000});
+    CHECK(node.loading(Tier::kNvme) == 0);
+  }
+  SECTION("a load that begins later slows the first one down from then on") {
+    NodeOfLinks node(2, {40, 12, 3});
+    node.Load(0, 0, Tier::kNvme, 120, 20);
+    node.Load(5 * second, 1, Tier::kNvme, 30, 20);
+    // 60 by 5 s; 6 bytes/s each for 5 s; 12 for the 30 that are left.
+    CHECK(node.Drain() == std::vector<std::int64_t>{12'500, 10'000});
+  }
+  SECTION("a group of GPUs takes a share for each of them") {
+    NodeOfLinks node(2, {40, 12, 3});
+    node.Load(0, 0, Tier::kNvme, 40, 20, 2);  // 40 bytes to each of two GPUs
+    node.Load(0, 1, Tier::kNvme, 40, 20);
+    CHECK(node.loading(Tier::kNvme) == 3);
+    CHECK(node.Drain() == std::vector<std::int64_t>{10'000, 10'000});
+  }
+  SECTION("what a GPU cannot take is not given to another") {
+    NodeOfLinks node(2, {40, 12, 3});
+    node.Load(0, 0, Tier::kHostCache, 100, 5);
+    node.Load(0, 1, Tier::kHostCache, 100, 100);
+    CHECK(node.Drain() == std::vector<std::int64_t>{20'000, 5'000});
+  }
+  SECTION("a load that stands back for KV takes nothing, and a cancelled one makes way") {
+    NodeOfLinks node(2, {40, 12, 3});
+    node.Load(0, 0, Tier::kNvme, 60, 20, 1, true);
+    node.Load(0, 1, Tier::kNvme, 120, 20);
+    node.Kv(5 * second, 0, 500);
+    // 30 each by 5 s; then 12 bytes/s for the second until the KV is over at 10 s, and 6 again.
+    CHECK(node.loading(Tier::kNvme) == 1);
+    node.Cancel(6 * second, 0, 0);
+    CHECK(node.Drain() == std::vector<std::int64_t>{-1, 12'500, 10'000});
+  }
+  SECTION("KV is no load") {
+    NodeOfLinks node(2, {1, 1, 1});
+    node.Kv(0, 0, 500);
+    CHECK(node.Drain() == std::vector<std::int64_t>{5'000});
+  }
+}
+
 }  // namespace
 }  // namespace poolsim

@@ -38,6 +38,18 @@ RunResult MadeUp() {
   r.weight_bytes_moved = 14'000'000'000;
   r.kv_bytes_moved = 5;
   r.active_models_mean = 1.5;
+  r.cost_usd = 0.25;
+  r.switching.from = {1, 0, 1, 1, 0, 0};
+  r.switching.prefetches = 3;
+  r.switching.cache_hits = 2;
+  r.switching.cache_misses = 1;
+  r.switching.cache_evictions = 1;
+  r.switching.bytes = {12, 2, 0};
+  r.switching.weights = 3 * kPsPerSecond / 2;
+  r.switching.copy = kPsPerSecond / 50;
+  r.switching.latency.Add(0);
+  r.switching.latency.Add(kPsPerSecond / 2);
+  r.switching.latency.Add(kPsPerSecond);
   r.window = 60 * kPsPerSecond;
 
   poolsim::ModelMetrics& m = r.total;
@@ -144,6 +156,16 @@ TEST_CASE("A summary has the promised keys and numbers", "[unit]") {
   CHECK(s["attainment"]["request"] == 0.5);
   CHECK(s["attainment"]["request_gaps"] == 0.25);
   CHECK(s["switches"] == 3);
+  CHECK(s["cost_usd"] == 0.25);
+  CHECK(s["energy_kwh"].is_null());
+  const Json& w = s["switching"];
+  CHECK(w["from"] == Json{{"resident", 1}, {"prefetched", 0}, {"prefetching", 1}, {"host_cache", 1}, {"nvme", 0}, {"remote", 0}});
+  CHECK(w["latency_s"]["mean"] == 0.5);
+  CHECK(w["latency_s"]["max"] == 1.0);
+  CHECK(w["stages_s"] == Json{{"engine_init", 0.0}, {"weights", 1.5}, {"copy", 0.02}, {"kv", 0.0}});
+  CHECK(w["prefetches"] == Json{{"started", 3}, {"hits", 1}, {"misses", 2}});
+  CHECK(w["host_cache"] == Json{{"hits", 2}, {"misses", 1}, {"evictions", 1}});
+  CHECK(w["bytes_from"] == Json{{"host_cache", 12}, {"nvme", 2}, {"remote", 0}});
   CHECK(s["bytes_moved"] == Json{{"weights", 14'000'000'000}, {"kv", 5}});
   for (const char* key : {"ttft_s", "tbt_s", "tpot_s", "e2e_s"}) {
     for (const char* statistic : {"mean", "p50", "p90", "p99", "max"}) CHECK(s[key].contains(statistic));

@@ -96,6 +96,7 @@ struct Pool {
     setup.host_kv_bytes = 1'000'000'000'000;
     setup.host_load = 10'000'000'000;
     setup.backing_load = 1'000'000'000;
+    setup.node_load.fill(1'000'000'000'000);
     setup.kv_copy = 10'000'000'000;
     setup.check = true;
     prices = std::make_unique<Prices>(form, "h800", models, std::vector<ModelOverrides>(models.size()), setup.fleet.usable_bytes,
