@@ -104,7 +104,7 @@ struct Machine {
   // `rows` in all, spread over `distinct` matrices.
   double Grouped(double rows, double distinct, double k, double columns) const {
     if (distinct <= 0) return 0;
-    return Roof(Work(rows / distinct, k, columns, distinct, true) / flops,
+    return Roof(Work(rows / distinct, k, columns, distinct, true) / (flops * n.experts / n.compute),
                 (weight_bytes * distinct * k * columns + 2 * rows * (k + columns)) / bytes_per_s) +
            n.gemm_us * 1e-6;
   }
@@ -269,7 +269,7 @@ class PhysicsCost final : public ModelCost {
     const double m = Ceil(static_cast<double>(rows) / split.parts);
     const double attention = pairs / split.parts * pair_s_ +
                              static_cast<double>(decoding) / split.parts * machine_.n.kv_floor_tokens * kv_token_s_ +
-                             machine_.n.attention_us * 1e-6;
+                             (machine_.n.attention_us + machine_.n.elementwise_us) * 1e-6;
     const double bytes = 2 * m * hidden_;
     const double reduce = shape_.tp > 1 ? all_reduce_.latency_s + bytes * all_reduce_.s_per_byte : 0;
     const double shared = AttentionGemms(m) + m * elementwise_s_ + attention + reduce;
@@ -378,6 +378,7 @@ const Register<CostModelEntry> kRegistered{{
 void PhysicsOverrides::Describe(Fields& f) {
   f.OptReal("compute", compute, "fraction of the peak BF16 rate in GEMMs", kMinEfficiency, 1);
   f.OptReal("compute_8bit", compute_8bit, "fraction of the peak FP8 or INT8 rate in GEMMs", kMinEfficiency, 1);
+  f.OptReal("experts", experts, "fraction of the peak BF16 rate in the grouped GEMMs of experts", kMinEfficiency, 1);
   f.OptReal("memory", memory, "fraction of the peak bandwidth", kMinEfficiency, 1);
   f.OptReal("attention", attention, "fraction of the peak BF16 rate in prefill attention", kMinEfficiency, 1);
   f.OptReal("kv_read", kv_read, "fraction of the peak bandwidth when KV is read", kMinEfficiency, 1);
@@ -387,6 +388,7 @@ void PhysicsOverrides::Describe(Fields& f) {
   f.OptReal("roofline_power", roofline_power, "p of (a^p + b^p)^(1/p) over arithmetic and memory time; 0: their maximum", 0, 100);
   f.OptReal("gemm_us", gemm_us, "fixed time of a GEMM [us]", 0, 1e6);
   f.OptReal("attention_us", attention_us, "fixed time of a layer's attention [us]", 0, 1e6);
+  f.OptReal("elementwise_us", elementwise_us, "fixed time of the norms, rotations, activations and sums of a layer [us]", 0, 1e6);
   f.OptReal("kv_floor_tokens", kv_floor_tokens, "tokens of KV every decoding request pays on top of its context", 0, 1e6);
   f.OptReal("elementwise_bytes", elementwise_bytes, "bytes per row, layer and hidden unit outside GEMMs and attention", 0, 1e6);
   f.OptReal("sampling_bytes", sampling_bytes, "bytes per logit", 0, 1e6);
@@ -404,6 +406,7 @@ void PhysicsOverrides::ApplyTo(PhysicsNumbers& n) const {
   const auto set = [](double& number, const std::optional<double>& value) { number = value.value_or(number); };
   set(n.compute, compute);
   set(n.compute_8bit, compute_8bit);
+  set(n.experts, experts);
   set(n.memory, memory);
   set(n.attention, attention);
   set(n.kv_read, kv_read);
@@ -413,6 +416,7 @@ void PhysicsOverrides::ApplyTo(PhysicsNumbers& n) const {
   set(n.roofline_power, roofline_power);
   set(n.gemm_us, gemm_us);
   set(n.attention_us, attention_us);
+  set(n.elementwise_us, elementwise_us);
   set(n.kv_floor_tokens, kv_floor_tokens);
   set(n.elementwise_bytes, elementwise_bytes);
   set(n.sampling_bytes, sampling_bytes);

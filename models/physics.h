@@ -12,13 +12,14 @@
 //                          take x = tiles / SM waves on SM multiprocessors, counted as (1 - wave) x + wave ceil(x): split kernels
 //                          share a part of a last wave
 //   roof(a,b)    = (a^p + b^p)^(1/p), p = roofline_power: arithmetic and memory overlap, but not perfectly; 0: max(a, b)
-//   layer        = gemms of attention and MLP + elementwise_bytes R h / (memory BW) + attention + collectives
+//   layer        = gemms of attention and MLP + elementwise_bytes R h / (memory BW) + elementwise_us + attention + collectives
 //     GQA        gemm(R, h, (q + 2 kv)/tp) + gemm(R, q/tp, h)                q = heads x head_dim, kv = kv_heads x head_dim
 //     MLA        gemm(R, h, q_rank + kv_rank + rope) + gemm(R, q_rank, q/tp) + gemm(R, kv_rank, heads (nope + v)/tp)
 //                + gemm(R, heads v/tp, h); weights of the latents are on every GPU
 //     MLP        gemm(R, h, 2 i/tp) + gemm(R, i/tp, h)                      i wide; without a gate: gemm(R, h, i/tp) first
 //     experts    grouped gemms over the distinct experts of R rows, E (1 - (1 - k/E)^R) of E with k a row, divided by ep; each
-//                gets its share of the R k rows; sliced by tp where ep = 1; + the shared experts as an MLP + the router
+//                gets its share of the R k rows, at `experts` instead of `compute`; sliced by tp where ep = 1; + the shared
+//                experts as an MLP + the router
 //   attention    = P heads (qk + v)/tp / (attention F) + attention_us      prompts: P = sum of l^2 (causal: half of the pairs,
 //   two
 //                                                                         FLOPs a multiply-add); a chunk of n tokens at offset o:
@@ -65,6 +66,7 @@ namespace poolsim {
 struct PhysicsNumbers {
   double compute = 0.80;               // of the BF16 rate in a GEMM
   double compute_8bit = 0.50;          // of the FP8 or INT8 rate in a GEMM
+  double experts = 0.40;               // of the BF16 rate in the grouped GEMMs of experts; other rates in proportion
   double memory = 0.82;                // of BW in a GEMM and elementwise
   double attention = 0.40;             // of the BF16 rate in the attention of a prefill
   double kv_read = 0.656;              // of BW when KV is read
@@ -74,6 +76,7 @@ struct PhysicsNumbers {
   double roofline_power = 0;           // how hard the roof's corner is; 0: a maximum
   double gemm_us = 0;                  // fixed time of a GEMM
   double attention_us = 0;             // fixed time of a layer's attention
+  double elementwise_us = 0;           // fixed time of the norms, rotations, activations and sums of a layer
   double kv_floor_tokens = 60;         // tokens of KV that every decoding request pays on top of its context
   double elementwise_bytes = 20;       // bytes moved per row, layer and hidden unit, outside GEMMs and attention
   double sampling_bytes = 30;          // bytes moved per logit
@@ -88,8 +91,8 @@ struct PhysicsNumbers {
 
 // Some of the numbers: those that are set replace others.
 struct PhysicsOverrides {
-  std::optional<double> compute, compute_8bit, memory, attention, kv_read, padding_rows, wave, roofline_power, gemm_us,
-      attention_us, kv_floor_tokens, elementwise_bytes, sampling_bytes, host_us_per_layer, host_us_per_moe_layer,
+  std::optional<double> compute, compute_8bit, experts, memory, attention, kv_read, padding_rows, wave, roofline_power, gemm_us,
+      attention_us, elementwise_us, kv_floor_tokens, elementwise_bytes, sampling_bytes, host_us_per_layer, host_us_per_moe_layer,
       host_us_per_sequence, host_ms_per_step, network_gb_per_s, network_us;
   std::string rows;         // "": not set
   std::string cuda_graphs;  // "": not set; "on" | "off"

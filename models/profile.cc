@@ -19,6 +19,35 @@ const Json& Section(const Profile& profile, const std::string& form) {
 
 bool IsFile(const std::string& name) { return name.size() > 5 && name.compare(name.size() - 5, 5, ".json") == 0; }
 
+// Pretty-printed, but what has only scalars in it is one line.
+void Append(std::string& text, const Json& json, std::size_t indent) {
+  constexpr std::size_t kWidth = 130;
+  const auto scalar = [](const Json& j) { return !j.is_structured(); };
+  if (scalar(json) || json.empty()) {
+    text += json.dump();
+    return;
+  }
+  if (std::all_of(json.begin(), json.end(), scalar)) {
+    std::string line;
+    for (const auto& [key, value] : json.items()) {
+      line += (line.empty() ? "" : ", ") + (json.is_object() ? Json(key).dump() + ": " : std::string()) + value.dump();
+    }
+    if (line.size() + indent < kWidth) {
+      text += (json.is_object() ? "{" : "[") + line + (json.is_object() ? "}" : "]");
+      return;
+    }
+  }
+  text += json.is_object() ? "{" : "[";
+  bool first = true;
+  for (const auto& [key, value] : json.items()) {
+    text += (first ? "\n" : ",\n") + std::string(indent + 2, ' ');
+    if (json.is_object()) text += Json(key).dump() + ": ";
+    Append(text, value, indent + 2);
+    first = false;
+  }
+  text += "\n" + std::string(indent, ' ') + (json.is_object() ? "}" : "]");
+}
+
 // Profiles from files, read once. A deque: references stay good.
 const Profile& FromFile(const std::string& path) {
   static std::mutex mutex;
@@ -77,6 +106,16 @@ std::vector<std::string> ProfileNames(const std::string& form) {
     if (!Section(profile, form).is_null()) names.push_back(profile.name);
   }
   return names;
+}
+
+std::string ProfileText(const Profile& profile) {
+  Json json = WriteStruct(profile);
+  for (const char* key : {"physics", "linear", "errors", "provenance"}) {
+    if (json[key].is_null()) json.erase(key);
+  }
+  std::string text;
+  Append(text, json, 0);
+  return text + "\n";
 }
 
 const Profile& FindProfile(const std::string& name, const std::string& form) {

@@ -6,7 +6,8 @@
 //
 // A form's section is there when the profile has numbers for it. `errors` is errors.<form>.<split>.<phase>.{median_pct, p90_pct,
 // max_pct, points}, with split one of in_sample, held_out, leave_one_model_out, leave_one_gpu_out, batch_extrapolation,
-// token_extrapolation, and phase one of prefill, decode, mixed.
+// token_extrapolation, and phase one of prefill, decode, mixed. Mixtures of experts stand apart in errors.physics.moe, and the
+// same table per GPU and per LLM in errors.<form>.by_gpu and by_llm.
 #pragma once
 
 #include <optional>
@@ -41,6 +42,9 @@ const Profile& FindProfile(const std::string& name, const std::string& form);
 
 // A profile's name as FindProfile takes it: one that ends in .json is a path that starts from the folder of `scenario_file`.
 std::string ProfilePath(const std::string& name, const std::string& scenario_file);
+
+// As a file: members without parts of their own stay on one line.
+std::string ProfileText(const Profile& profile);
 
 Profile ParseProfile(std::string_view text, const std::string& file);
 

@@ -113,6 +113,7 @@ int RunCommandLine(int argc, char** argv) {
   app.require_subcommand(0, 1);
   AddRunCommand(app, invocation);
   AddCompareCommand(app, invocation);
+  AddCalibrateCommand(app, invocation);
   AddListCommand(app, invocation);
   AddSchemaCommand(app, invocation);
 

@@ -55,9 +55,11 @@ std::vector<Case> Cases() {
     for (const LlmSpec& llm : Llms()) {
       for (const int tp : {1, 2, 4, 8}) {
         if (llm.num_attention_heads % tp != 0) continue;
+        const std::int64_t biases = (llm.num_attention_heads + 2 * llm.num_key_value_heads) * llm.head_dim;
         // Of a mixture of experts those that one token goes through: no step reads or computes less.
         const double matmul = static_cast<double>(
-            llm.num_hidden_layers * llm.AttentionParameters() + llm.DenseLayers() * llm.DenseMlpParameters() +
+            llm.num_hidden_layers * (llm.AttentionParameters() - (llm.qkv_bias ? biases : 0)) +
+            llm.DenseLayers() * llm.DenseMlpParameters() +
             llm.MoeLayers() * (llm.num_experts_per_tok * llm.ExpertParameters() + llm.SharedExpertParameters()) +
             llm.hidden_size * llm.vocab_size);
         for (const PhysicsNumbers& numbers : all) {
