@@ -73,23 +73,23 @@ class Aegaeon final : public Policy {
 
   std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models,
                                    const PriceView& prices) override {
-    const std::int64_t count = fleet.gpus / fleet.tp;
+    const std::int64_t count = fleet.Instances();
     const std::int64_t rounded = std::clamp<std::int64_t>(std::llround(p_.prefill_share * static_cast<double>(count)), 1,
                                                           std::max<std::int64_t>(1, count - 1));
     const std::int64_t prefill = p_.prefill_instances.value_or(rounded);
     if (count < 2 || prefill >= count) {
-      throw InfeasibleError(
-          fmt::format("aegaeon: {} instances of {} GPUs leave none to decode beside {} that prefill", count, fleet.tp, prefill));
+      throw InfeasibleError(fmt::format("aegaeon: {} instances of {} GPUs leave none to decode beside {} that prefill", count,
+                                        fleet.shape.gpus(), prefill));
     }
+    shape_ = prices.Id(fleet.shape);
     // Prefetching needs room for any other model beside the largest; "only if it fits" is decided here, once.
     std::int64_t largest = 0;
-    for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m)
-      largest = std::max(largest, prices.WeightBytes(m, fleet.tp));
+    for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m) largest = std::max(largest, prices.WeightBytes(m, shape_));
     const double left = static_cast<double>(fleet.usable_bytes - 2 * largest);
     const bool fits = left >= p_.resident_kv_share * static_cast<double>(fleet.usable_bytes - largest);
     std::vector<InstanceFacts> plan(static_cast<std::size_t>(count));
     for (std::int64_t i = 0; i < count; ++i) {
-      plan[i].tp = fleet.tp;
+      plan[i].shape = fleet.shape;
       plan[i].role = i < prefill ? Role::kPrefill : Role::kDecode;
       plan[i].prefetch_bytes = p_.prefetch == "if-fits" && fits ? largest : 0;
     }
@@ -100,9 +100,8 @@ class Aegaeon final : public Policy {
     first_decode_ = static_cast<InstanceId>(prefill);
     capacity_.assign(models.size(), 0);
     for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m) {
-      capacity_[m] = prices.KvCapacityTokens(m, fleet.tp, {m}) - plan[0].prefetch_bytes / prices.KvBytesPerToken(m, fleet.tp);
+      capacity_[m] = prices.KvCapacityTokens(m, shape_, {m}) - plan[0].prefetch_bytes / prices.KvBytesPerToken(m, shape_);
     }
-    tp_ = fleet.tp;
     return plan;
   }
 
@@ -157,7 +156,7 @@ class Aegaeon final : public Policy {
       const ModelId before = !q.groups.empty()  ? q.groups.back().model
                              : q.taken != kNone ? view.request(q.taken).model
                                                 : view.loaded(i);
-      const TimePs load = before == v.model ? 0 : view.prices().WeightLoad(v.model, tp_);
+      const TimePs load = before == v.model ? 0 : view.prices().WeightLoad(v.model, shape_);
       q.groups.push_back({v.model, 1, v.context(), {r}, load});
       q.work += load;
       ++open_groups_[v.model];
@@ -262,7 +261,7 @@ class Aegaeon final : public Policy {
   }
 
   TimePs PrefillTime(const RequestView& v, const ClusterView& view) const {
-    return view.prices().Prefill(v.model, tp_, 1, v.context(), v.context() * v.context());
+    return view.prices().Prefill(v.model, shape_, 1, v.context(), v.context() * v.context());
   }
 
   double Load(const Prefill& q) const {
@@ -467,10 +466,11 @@ class Aegaeon final : public Policy {
     std::vector<double> slack;  // n_i
     for (const ModelId m : models) {
       if (!(view.resident(i, m) && (models.size() == 1 || p_.resident_models > 0)))
-        switch_time += ToSeconds(prices.WeightLoad(m, tp_));
+        switch_time += ToSeconds(prices.WeightLoad(m, shape_));
       for (const Work& w : q.batches) {
         if (w.model != m) continue;
-        const double step = ToSeconds(prices.DecodeStep(m, tp_, static_cast<std::int64_t>(w.members.size()), Tokens(w, d, view)));
+        const double step =
+            ToSeconds(prices.DecodeStep(m, shape_, static_cast<std::int64_t>(w.members.size()), Tokens(w, d, view)));
         const double n = ToSeconds(view.models()[m].tbt_slo) / step;
         slack.push_back(n);
         inverse_sum += 1 / n;
@@ -580,8 +580,8 @@ class Aegaeon final : public Policy {
     for (const ModelId m : q.kept) {
       if (m == w.model || static_cast<std::int64_t>(resident.size()) > p_.resident_models) continue;
       resident.push_back(m);
-      const std::int64_t set_aside = view.instances()[i].prefetch_bytes / view.prices().KvBytesPerToken(w.model, tp_);
-      if (view.prices().KvCapacityTokens(w.model, tp_, resident) - set_aside < need) {
+      const std::int64_t set_aside = view.instances()[i].prefetch_bytes / view.prices().KvBytesPerToken(w.model, shape_);
+      if (view.prices().KvCapacityTokens(w.model, shape_, resident) - set_aside < need) {
         resident.pop_back();
         break;
       }
@@ -593,7 +593,7 @@ class Aegaeon final : public Policy {
   TimePs min_switch_;
   std::uint64_t seed_;
   std::uint64_t started_ = 0;  // batches so far
-  int tp_ = 1;
+  ShapeId shape_ = 0;
   InstanceId first_decode_ = 0;
   std::vector<Prefill> prefill_;
   std::vector<TimePs>

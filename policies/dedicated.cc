@@ -53,12 +53,12 @@ class Dedicated final : public Policy {
     decode_.resize(models.size());
     turn_.assign(models.size(), 0);
     for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m) {
-      const int tp = models[m].tp > 0 ? models[m].tp : fleet.tp;
+      const Shape shape = models[m].shape.value_or(fleet.shape);
       const std::int64_t replicas =
-          params_.replicas.is_string() ? Replicas(models[m], m, tp, prices) : params_.replicas.get<std::int64_t>();
+          params_.replicas.is_string() ? Replicas(models[m], m, prices.Id(shape), prices) : params_.replicas.get<std::int64_t>();
       for (std::int64_t n = 0; n < params_.prefill_replicas + replicas; ++n) {
         InstanceFacts f;
-        f.tp = tp;
+        f.shape = shape;
         f.models = {m};
         f.resident = {m};
         f.pinned = true;
@@ -91,20 +91,20 @@ class Dedicated final : public Policy {
   // First tokens: prefills queue as in M/G/1, with mean waiting time rate x E[S^2] / (2 (1 - rate x E[S])); S is priced at the
   // root mean square prompt. With an exponential tail, 99 % wait less than ln 100 = 4.6 times that, which plus the mean prefill
   // must stay within the TTFT target, unless the prefill alone does not. Prompts far longer than the mean may still miss it.
-  std::int64_t Replicas(const ModelFacts& model, ModelId m, int tp, const PriceView& prices) const {
+  std::int64_t Replicas(const ModelFacts& model, ModelId m, ShapeId shape, const PriceView& prices) const {
     const Forecast& f = model.forecast;
     if (f.requests == 0) return 1;
     const bool split = params_.prefill_replicas > 0;
     const double prefill = static_cast<double>(
-        prices.Prefill(m, tp, 1, static_cast<std::int64_t>(f.mean_prompt), static_cast<std::int64_t>(f.mean_prompt2)));
+        prices.Prefill(m, shape, 1, static_cast<std::int64_t>(f.mean_prompt), static_cast<std::int64_t>(f.mean_prompt2)));
     const double context = f.mean_prompt + f.mean_output / 2;
     const double longest = f.mean_prompt + f.mean_output;
-    const auto fits =
-        std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(prices.KvCapacityTokens(m, tp, {m})) / longest));
+    const auto fits = std::max<std::int64_t>(
+        1, static_cast<std::int64_t>(static_cast<double>(prices.KvCapacityTokens(m, shape, {m})) / longest));
     double best = 0;  // requests/ps
     for (std::int64_t batch = 1; batch <= std::min(params_.max_batch, fits); ++batch) {
       const auto b = static_cast<double>(batch);
-      const double token = static_cast<double>(prices.DecodeStep(m, tp, batch, static_cast<std::int64_t>(b * context))) +
+      const double token = static_cast<double>(prices.DecodeStep(m, shape, batch, static_cast<std::int64_t>(b * context))) +
                            (split ? 0 : b * prefill / f.mean_output);
       if (token > static_cast<double>(model.tbt_slo) && batch > 1) break;
       best = std::max(best, b / (f.mean_output * token));
@@ -112,8 +112,8 @@ class Dedicated final : public Policy {
     auto replicas =
         std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(f.peak_rate / (best * 1e12 * params_.headroom))));
     const double rms = std::sqrt(f.mean_prompt2);
-    const double longer =
-        static_cast<double>(prices.Prefill(m, tp, 1, static_cast<std::int64_t>(rms), static_cast<std::int64_t>(f.mean_prompt2)));
+    const double longer = static_cast<double>(
+        prices.Prefill(m, shape, 1, static_cast<std::int64_t>(rms), static_cast<std::int64_t>(f.mean_prompt2)));
     const double slack = static_cast<double>(model.ttft_slo) - prefill;
     if (split || slack <= 0) return replicas;
     const auto waits_too_long = [&](std::int64_t n) {

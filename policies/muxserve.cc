@@ -34,12 +34,13 @@ class MuxServe final : public Policy {
 
   std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models,
                                    const PriceView& prices) override {
-    const std::int64_t groups = fleet.gpus / fleet.tp;
+    const std::int64_t groups = fleet.Instances();
+    const ShapeId shape = prices.Id(fleet.shape);
     std::vector<std::int64_t> left(static_cast<std::size_t>(groups), fleet.usable_bytes);
     std::vector<double> load(static_cast<std::size_t>(groups), 0);
     std::vector<std::vector<ModelId>> placed(static_cast<std::size_t>(groups));
     const auto need = [&](ModelId m) {
-      return prices.WeightBytes(m, fleet.tp) + static_cast<std::int64_t>(params_.reserve_gb_per_model * 1e9 / fleet.tp);
+      return prices.WeightBytes(m, shape) + static_cast<std::int64_t>(params_.reserve_gb_per_model * 1e9 / fleet.shape.gpus());
     };
     // GPU seconds per second that a model's forecast asks for when it decodes alone.
     std::vector<double> work(models.size(), 0);
@@ -47,8 +48,8 @@ class MuxServe final : public Policy {
       const Forecast& f = models[m].forecast;
       if (f.requests == 0) continue;
       const auto prompt = static_cast<std::int64_t>(f.mean_prompt);
-      work[m] = f.mean_rate * (ToSeconds(prices.Prefill(m, fleet.tp, 1, prompt, prompt * prompt)) +
-                               f.mean_output * ToSeconds(prices.DecodeStep(m, fleet.tp, 1, prompt)));
+      work[m] = f.mean_rate * (ToSeconds(prices.Prefill(m, shape, 1, prompt, prompt * prompt)) +
+                               f.mean_output * ToSeconds(prices.DecodeStep(m, shape, 1, prompt)));
     }
     std::vector<ModelId> order(models.size());
     std::iota(order.begin(), order.end(), 0);
@@ -81,7 +82,7 @@ class MuxServe final : public Policy {
             fmt::format("muxserve: no more than {} of {} models fit on {} GPUs with {:g} GB reserve per model beside its weights "
                         "({:.1f} GB for {})",
                         std::max(n, most), models.size(), fleet.gpus, params_.reserve_gb_per_model,
-                        static_cast<double>(prices.WeightBytes(m, fleet.tp)) * fleet.tp / 1e9, models[m].name));
+                        static_cast<double>(prices.WeightBytes(m, shape)) * fleet.shape.gpus() / 1e9, models[m].name));
       }
       copies[m] = 1;
       for (std::int64_t g = 0; g < groups; ++g) {
@@ -102,7 +103,7 @@ class MuxServe final : public Policy {
     for (std::int64_t g = 0; g < groups; ++g) {
       if (placed[g].empty()) continue;
       InstanceFacts f;
-      f.tp = fleet.tp;
+      f.shape = fleet.shape;
       f.models = placed[g];
       std::sort(f.models.begin(), f.models.end());
       f.resident = f.models;

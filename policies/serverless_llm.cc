@@ -36,8 +36,8 @@ class ServerlessLlm final : public Policy {
       : params_(params), resolution_(std::max<TimePs>(1, PsFromSeconds(params.lru_resolution_ms * 1e-3))) {}
 
   std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>&, const PriceView&) override {
-    std::vector<InstanceFacts> plan(static_cast<std::size_t>(fleet.gpus / fleet.tp));
-    for (InstanceFacts& f : plan) f.tp = fleet.tp;
+    std::vector<InstanceFacts> plan(static_cast<std::size_t>(fleet.Instances()));
+    for (InstanceFacts& f : plan) f.shape = fleet.shape;
     queues_.resize(plan.size());
     return plan;
   }

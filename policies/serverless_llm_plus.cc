@@ -32,11 +32,11 @@ class ServerlessLlmPlus final : public Policy {
 
   ServerlessLlmPlus(Params params, const PolicyContext& context) : params_(params), oracle_(context.oracle) {}
 
-  std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>&, const PriceView&) override {
-    std::vector<InstanceFacts> plan(static_cast<std::size_t>(fleet.gpus / fleet.tp));
-    for (InstanceFacts& f : plan) f.tp = fleet.tp;
+  std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>&, const PriceView& prices) override {
+    std::vector<InstanceFacts> plan(static_cast<std::size_t>(fleet.Instances()));
+    for (InstanceFacts& f : plan) f.shape = fleet.shape;
     queues_.resize(plan.size());
-    tp_ = fleet.tp;
+    shape_ = prices.Id(fleet.shape);
     return plan;
   }
 
@@ -144,14 +144,14 @@ class ServerlessLlmPlus final : public Policy {
     const RequestId r = g.requests.front();
     const RequestView v = view.request(r);
     const std::int64_t tokens = v.context();
-    const TimePs prefill = v.kv == KvPlace::kNowhere ? view.prices().Prefill(g.model, tp_, 1, tokens, tokens * tokens) : 0;
+    const TimePs prefill = v.kv == KvPlace::kNowhere ? view.prices().Prefill(g.model, shape_, 1, tokens, tokens * tokens) : 0;
     if (prefill > 0 && params_.preemptive) return prefill;
-    return prefill + (oracle_->output_tokens(r) - v.generated) * view.prices().DecodeStep(g.model, tp_, 1, tokens);
+    return prefill + (oracle_->output_tokens(r) - v.generated) * view.prices().DecodeStep(g.model, shape_, 1, tokens);
   }
 
   Params params_;
   const Oracle* oracle_;
-  int tp_ = 1;
+  ShapeId shape_ = 0;
   std::vector<Queue> queues_;
 };
 

@@ -39,33 +39,37 @@ Engine::~Engine() = default;
 void Engine::PlaceInstances(Placement& placement) {
   facts_ = placement.Place(setup_.fleet, setup_.models, prices_);
   const std::int64_t per_node = setup_.fleet.gpus_per_node;
-  std::vector<std::int64_t> room;            // free GPUs by node
-  std::size_t first_with[4] = {0, 0, 0, 0};  // by log2 of the group: no earlier node has room for it
+  std::vector<std::int64_t> room;                                               // free GPUs by node
+  std::vector<std::size_t> first_with(static_cast<std::size_t>(per_node) + 1);  // by size: no earlier node has room for it
   std::vector<std::vector<std::pair<std::int64_t, int>>> links_of_node;
   std::vector<int> lanes;
   for (std::size_t i = 0; i < facts_.size(); ++i) {
     InstanceFacts& f = facts_[i];
-    if (f.tp != 1 && f.tp != 2 && f.tp != 4 && f.tp != 8) {
-      throw InputError(fmt::format("pool \"{}\": TP degree {} is not 1, 2, 4 or 8", setup_.name, f.tp));
+    f.shape.node_gpus = static_cast<int>(per_node);
+    CheckShapeOnNodes(f.shape, [this](const char* key) { return fmt::format("pool \"{}\": {}", setup_.name, key); });
+    const std::int64_t size = f.shape.gpus();
+    const std::int64_t in_node = std::min(size, per_node);
+    std::size_t at = room.size();
+    if (size <= per_node) {
+      std::size_t& first = first_with[static_cast<std::size_t>(size)];
+      while (first < room.size() && room[first] < size) ++first;
+      at = first;
     }
-    if (f.tp > per_node) {
-      throw InfeasibleError(
-          fmt::format("pool \"{}\": a group of {} GPUs does not fit a node of {}", setup_.name, f.tp, per_node));
-    }
-    std::size_t& at = first_with[std::bit_width(static_cast<unsigned>(f.tp)) - 1];
-    while (at < room.size() && room[at] < f.tp) ++at;
     if (at == room.size()) {
-      room.push_back(per_node);
-      nodes_.emplace_back();
-      links_of_node.emplace_back();
+      const std::size_t nodes = at + static_cast<std::size_t>(size / in_node);
+      room.resize(nodes, size > per_node ? 0 : per_node);
+      nodes_.resize(nodes);
+      links_of_node.resize(nodes);
     }
     f.node = static_cast<NodeId>(at);
-    const std::int64_t first_gpu = per_node - room[at];
-    room[at] -= f.tp;
-    result_.gpus += f.tp;
+    const std::int64_t first_gpu = size > per_node ? 0 : per_node - room[at];
+    if (size <= per_node) room[at] -= size;
+    result_.gpus += size;
 
     Instance inst;
-    inst.tp = f.tp;
+    inst.shape = prices_.Id(f.shape);
+    inst.gpus = static_cast<int>(size);
+    inst.node_gpus = static_cast<int>(in_node);
     inst.node = f.node;
     inst.role = f.role;
     // Instances whose first GPUs lie under one uplink share it.
@@ -83,7 +87,7 @@ void Engine::PlaceInstances(Placement& placement) {
     }
     inst.lane = lanes[inst.link]++;
     std::sort(f.models.begin(), f.models.end());
-    for (const ModelId m : f.models) prices_.Bind(m, f.tp);
+    for (const ModelId m : f.models) prices_.Bind(m, inst.shape);
     instances_.push_back(std::move(inst));
     SetResident(static_cast<InstanceId>(i), f.resident);
     if (!f.resident.empty()) instances_.back().loaded = f.resident.front();
@@ -95,38 +99,40 @@ void Engine::PlaceInstances(Placement& placement) {
   for (const int n : lanes) links_.emplace_back(config, n);
   if (instances_.empty())
     throw InfeasibleError(fmt::format("pool \"{}\": policy {} planned no instance", setup_.name, setup_.policy_name));
-  // Stranded: what whole groups leave over in the nodes. A policy that brings its own GPUs does not own the rest of its last
-  // node.
+  // Stranded: what whole instances leave over. A policy that brings its own GPUs does not own the rest of its last node.
   if (setup_.fleet.gpus > 0) {
-    const std::int64_t tp = setup_.fleet.tp;
-    result_.stranded_gpus = setup_.fleet.gpus / per_node * (per_node % tp) + setup_.fleet.gpus % per_node % tp;
+    result_.stranded_gpus = setup_.fleet.gpus - setup_.fleet.Instances() * setup_.fleet.shape.gpus();
   } else {
     for (std::size_t n = 0; n + 1 < room.size(); ++n) result_.stranded_gpus += room[n];
   }
   // Every model must fit wherever it may run: found out now, not in the middle of a run.
-  std::vector<std::pair<int, std::int64_t>> checked;  // shapes of instances that may run everything
-  for (const InstanceFacts& f : facts_) {
+  std::vector<std::pair<ShapeId, std::int64_t>> checked;  // shapes of instances that may run everything
+  for (std::size_t i = 0; i < facts_.size(); ++i) {
+    const InstanceFacts& f = facts_[i];
+    const Instance& inst = instances_[i];
     if (f.pinned) continue;
-    const std::pair<int, std::int64_t> shape{f.tp, f.prefetch_bytes};
+    const std::pair<ShapeId, std::int64_t> shape{inst.shape, f.prefetch_bytes};
     if (f.models.empty() && std::find(checked.begin(), checked.end(), shape) != checked.end()) continue;
     if (f.models.empty()) checked.push_back(shape);
     for (ModelId m = 0; m < static_cast<ModelId>(setup_.models.size()); ++m) {
       if (!f.models.empty() && !std::binary_search(f.models.begin(), f.models.end(), m)) continue;
-      if (prices_.KvCapacityBytes(f.tp, {&m, 1}, f.prefetch_bytes) <= 0) ThrowTooLarge({m}, f.tp);
+      if (prices_.KvCapacityBytes(inst.shape, {&m, 1}, f.prefetch_bytes) <= 0) ThrowTooLarge({m}, inst);
     }
   }
-  // Host caches start warm: as many weights as fit, in the order of the model table. Nodes that never load have none.
+  // Host caches start warm: as many weights as fit, in the order of the model table. Nodes that never load have none; instances
+  // that do are all of one shape.
+  const Instance* loader = nullptr;
   std::vector<bool> loads(nodes_.size(), false);
-  for (const InstanceFacts& f : facts_)
-    loads[static_cast<std::size_t>(f.node)] = loads[static_cast<std::size_t>(f.node)] || !f.pinned;
+  for (std::size_t i = 0; i < facts_.size(); ++i) {
+    if (facts_[i].pinned) continue;
+    if (loader == nullptr) loader = &instances_[i];
+    loads[static_cast<std::size_t>(facts_[i].node)] = true;
+  }
   for (std::size_t n = 0; setup_.host_cache_warm && n < nodes_.size(); ++n) {
     if (!loads[n]) continue;
     Node& node = nodes_[n];
     for (std::size_t m = 0; m < setup_.models.size(); ++m) {
-      const int tp = instances_.front().tp;
-      const std::int64_t bytes =
-          prices_.WeightBytes(static_cast<ModelId>(m), setup_.models[m].tp > 0 ? setup_.models[m].tp : tp) *
-          (setup_.models[m].tp > 0 ? setup_.models[m].tp : tp);
+      const std::int64_t bytes = prices_.WeightBytes(static_cast<ModelId>(m), loader->shape) * loader->node_gpus;
       if (node.cache_used + bytes > setup_.host_cache_bytes) break;
       node.cache_used += bytes;
       node.cache.push_back({static_cast<ModelId>(m), bytes});
@@ -137,20 +143,20 @@ void Engine::PlaceInstances(Placement& placement) {
 void Engine::SetResident(InstanceId i, std::vector<ModelId> resident) {
   Instance& inst = instances_[i];
   inst.resident = std::move(resident);
-  inst.kv_capacity = prices_.KvCapacityBytes(inst.tp, inst.resident, facts_[i].prefetch_bytes);
-  if (inst.kv_capacity <= 0) ThrowTooLarge(inst.resident, inst.tp);
+  inst.kv_capacity = prices_.KvCapacityBytes(inst.shape, inst.resident, facts_[i].prefetch_bytes);
+  if (inst.kv_capacity <= 0) ThrowTooLarge(inst.resident, inst);
 }
 
-void Engine::ThrowTooLarge(const std::vector<ModelId>& models, int tp) const {
+void Engine::ThrowTooLarge(const std::vector<ModelId>& models, const Instance& inst) const {
   std::string names;
   double gigabytes = 0;
   for (const ModelId m : models) {
     names += fmt::format("{}{} ({})", names.empty() ? "" : ", ", setup_.models[m].name, setup_.models[m].llm);
-    gigabytes += static_cast<double>(prices_.WeightBytes(m, tp)) / 1e9;
+    gigabytes += static_cast<double>(prices_.WeightBytes(m, inst.shape)) / 1e9;
   }
   throw InfeasibleError(fmt::format(
       "pool \"{}\": {} with {:.1f} GB of weights per GPU fits no group of {} x {}, where {:.1f} GB per GPU are usable",
-      setup_.name, names, gigabytes, tp, setup_.fleet.gpu, static_cast<double>(setup_.fleet.usable_bytes) / 1e9));
+      setup_.name, names, gigabytes, inst.gpus, setup_.fleet.gpu, static_cast<double>(setup_.fleet.usable_bytes) / 1e9));
 }
 
 // ---------------------------------------------------------------------------------------------------------------- loop
@@ -366,7 +372,8 @@ void Engine::RouteArrival(RequestId id) {
 bool Engine::FitsAlone(InstanceId i, const Request& r) const {
   const Instance& inst = instances_[i];
   const InstanceFacts& f = facts_[i];
-  const std::int64_t capacity = f.pinned ? inst.kv_capacity : prices_.KvCapacityBytes(inst.tp, {&r.model, 1}, f.prefetch_bytes);
+  const std::int64_t capacity =
+      f.pinned ? inst.kv_capacity : prices_.KvCapacityBytes(inst.shape, {&r.model, 1}, f.prefetch_bytes);
   return BlocksOf(r.context() + 1) * BlockBytes(inst, r.model) <= capacity;
 }
 
@@ -482,7 +489,7 @@ bool Engine::StartPrefill(InstanceId i, Grant& grant) {
   }
   if (inst.kv_used > inst.kv_capacity) Broken(fmt::format("prefill on instance {} needs more KV memory than is free", i));
   SetPhase(i, Phase::kPrefill);
-  events_.Set(i, now_ + prices_.Prefill(model, inst.tp, static_cast<std::int64_t>(grant.requests.size()), sum, squares));
+  events_.Set(i, now_ + prices_.Prefill(model, inst.shape, static_cast<std::int64_t>(grant.requests.size()), sum, squares));
   return true;
 }
 
@@ -585,7 +592,7 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
       growth += own;
       inst.kv_used += bytes;
       if (running && setup_.kv_join_free) {
-        host_kv_used_ -= bytes * inst.tp;
+        host_kv_used_ -= bytes * inst.gpus;
         r.kv = KvPlace::kGpu;
       } else {
         r.kv = KvPlace::kMoving;
@@ -620,7 +627,7 @@ void Engine::SendIn(InstanceId i, std::int64_t ticket) {
   std::int64_t bytes = 0;
   for (const auto& b : tickets_[ticket].batches) bytes += b.second;
   for (const MovingRequest& r : tickets_[ticket].requests) bytes += r.bytes;
-  metrics_.kv_bytes_moved += bytes * inst.tp;
+  metrics_.kv_bytes_moved += bytes * inst.gpus;
   Send(i, Direction::kIn, bytes, setup_.kv_copy, ticket);
   ++inst.coming;
 }
@@ -754,7 +761,7 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
   RunState& run = inst.run;
   run.parts.assign(1, {present.number, 0, 0, 0, 0});
   run.mixed = true;
-  run.mixed_price = prices_.Mixed(model, inst.tp, present.size(), chunks);
+  run.mixed_price = prices_.Mixed(model, inst.shape, present.size(), chunks);
   run.steps_left = grant.pieces.size() == 1 ? grant.steps : 1;
   run.before = 0;
   run.steps_before = 0;
@@ -803,7 +810,7 @@ void Engine::BeginSegment(InstanceId i) {
   for (std::int64_t p = 0; p < m; ++p) {
     Part& part = run.parts[p];
     Batch& batch = batches_[part.batch];
-    const StepPrice& price = run.mixed ? run.mixed_price : prices_.Decode(batch.model, inst.tp, batch.size());
+    const StepPrice& price = run.mixed ? run.mixed_price : prices_.Decode(batch.model, inst.shape, batch.size());
     Line upper = price.a, lower = price.b;
     const auto slope = [&](const Line& line) { return line.per_token * batch.size() + line.per_chunk; };
     TimePs high = upper.At(batch.context(), run.steps_before), low = lower.At(batch.context(), run.steps_before);
@@ -876,7 +883,7 @@ void Engine::ApplySteps(InstanceId i, std::int64_t n) {
     inst.kv_used += (batch.Blocks() - blocks) * BlockBytes(inst, batch.model);
   }
   const TimePs end = run.start + Elapsed(run, n);
-  metrics_.Busy(Activity::kDecode, run.start, end, inst.tp);
+  metrics_.Busy(Activity::kDecode, run.start, end, inst.gpus);
   inst.busy += end - run.start;
   run.before += end - run.start;
   inst.step_time_since_switch += end - run.start;
@@ -971,16 +978,17 @@ Engine::WeightsAt Engine::TakeWeights(InstanceId i, ModelId m) {
   const Instance& inst = instances_[i];
   Node& node = nodes_[inst.node];
   SwitchMetrics& counts = metrics_.switching;
-  const std::int64_t bytes = prices_.WeightBytes(m, inst.tp) * inst.tp;
+  const std::int64_t per_gpu = prices_.WeightBytes(m, inst.shape);
+  const std::int64_t bytes = per_gpu * inst.node_gpus;  // of each node
   const auto at = std::find_if(node.cache.begin(), node.cache.end(), [m](const CacheEntry& e) { return e.model == m; });
   if (at != node.cache.end()) {
     std::rotate(at, at + 1, node.cache.end());
     ++counts.cache_hits;
-    counts.bytes[static_cast<std::size_t>(Tier::kHostCache)] += bytes;
+    counts.bytes[static_cast<std::size_t>(Tier::kHostCache)] += per_gpu * inst.gpus;
     return {Tier::kHostCache, setup_.host_load};
   }
   ++counts.cache_misses;
-  counts.bytes[static_cast<std::size_t>(setup_.backing)] += bytes;
+  counts.bytes[static_cast<std::size_t>(setup_.backing)] += per_gpu * inst.gpus;
   if (bytes <= setup_.host_cache_bytes) {
     while (node.cache_used + bytes > setup_.host_cache_bytes) {
       node.cache_used -= node.cache.front().bytes;
@@ -1011,7 +1019,7 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
   std::sort(next.begin() + 1, next.end());
   // One after the other: weights come when KV has left.
   const bool in_turn = !there && !setup_.overlap_kv && inst.leaving > 0;
-  if (in_turn || prices_.KvCapacityBytes(inst.tp, next, f.prefetch_bytes) < inst.kv_used) {
+  if (in_turn || prices_.KvCapacityBytes(inst.shape, next, f.prefetch_bytes) < inst.kv_used) {
     if (inst.leaving + inst.coming == 0)
       Broken(fmt::format("switch to {} on instance {} leaves no room for the KV that is there", setup_.models[m].name, i));
     events_.Clear(i);
@@ -1035,8 +1043,8 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
   if (there) return false;
 
   SetPhase(i, Phase::kSwitch);
-  const std::int64_t bytes = prices_.WeightBytes(m, inst.tp);
-  metrics_.weight_bytes_moved += bytes * inst.tp;
+  const std::int64_t bytes = prices_.WeightBytes(m, inst.shape);
+  metrics_.weight_bytes_moved += bytes * inst.gpus;
   inst.switch_earliest_end = now_ + grant.least;
   inst.switch_loads_after_timer = false;
   inst.switch_waits_for_prefetch = false;
@@ -1050,7 +1058,7 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
     return true;
   }
   if (prefetched) {
-    metrics_.weight_bytes_moved -= bytes * inst.tp;  // counted when the prefetch began
+    metrics_.weight_bytes_moved -= bytes * inst.gpus;  // counted when the prefetch began
     if (inst.prefetch_ready) {
       SwitchTimerEnded(i);
     } else {
@@ -1071,7 +1079,7 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
 // A stage of a switch is over: engine stages, the arrival of prefetched weights, or the copy out of the prefetch buffer.
 void Engine::SwitchTimerEnded(InstanceId i) {
   Instance& inst = instances_[i];
-  const std::int64_t bytes = prices_.WeightBytes(inst.loaded, inst.tp);
+  const std::int64_t bytes = prices_.WeightBytes(inst.loaded, inst.shape);
   if (inst.switch_loads_after_timer) {
     inst.switch_loads_after_timer = false;
     if (inst.prefetch_ticket >= 0) {
@@ -1111,14 +1119,14 @@ void Engine::FinishSwitch(InstanceId i) {
 void Engine::StartPrefetch(InstanceId i, ModelId m) {
   Instance& inst = instances_[i];
   if (!setup_.prefetch || inst.prefetched == m || resident(i, m)) return;
-  if (prices_.WeightBytes(m, inst.tp) > facts_[i].prefetch_bytes) return;
+  if (prices_.WeightBytes(m, inst.shape) > facts_[i].prefetch_bytes) return;
   if (inst.prefetch_ticket >= 0) return;  // one at a time; a mispredicted one is dropped when a switch needs the link
   if (inst.phase == Phase::kSwitch) return;
   inst.prefetched = m;
   inst.prefetch_ready = false;
   inst.prefetch_ticket = NewTicket(Ticket::Kind::kPrefetch, i);
-  const std::int64_t bytes = prices_.WeightBytes(m, inst.tp);
-  metrics_.weight_bytes_moved += bytes * inst.tp;
+  const std::int64_t bytes = prices_.WeightBytes(m, inst.shape);
+  metrics_.weight_bytes_moved += bytes * inst.gpus;
   ++metrics_.switching.prefetches;
   SendWeights(i, m, TakeWeights(i, m), inst.prefetch_ticket, true);
 }
@@ -1148,8 +1156,8 @@ void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::in
 
 void Engine::SendWeights(InstanceId i, ModelId m, WeightsAt from, std::int64_t ticket, bool background) {
   const Instance& inst = instances_[i];
-  links_[inst.link].Add(now_, inst.lane, Direction::kIn, prices_.WeightBytes(m, inst.tp), from.rate, ticket, background,
-                        from.tier, inst.tp);
+  links_[inst.link].Add(now_, inst.lane, Direction::kIn, prices_.WeightBytes(m, inst.shape), from.rate, ticket, background,
+                        from.tier, inst.node_gpus);
   UpdateLink(inst.link);
 }
 
@@ -1167,7 +1175,7 @@ void Engine::Evict(InstanceId i, Batch& batch) {
     bytes += r.blocks * block_bytes;
   }
   if (bytes == 0) return;
-  if (!HostHasRoom(bytes * inst.tp)) {
+  if (!HostHasRoom(bytes * inst.gpus)) {
     // The hosts are full: the KV is lost, and its requests are prefilled again.
     scratch_.clear();
     if (stepping) scratch_ = batch.stepping;
@@ -1178,8 +1186,8 @@ void Engine::Evict(InstanceId i, Batch& batch) {
     for (const RequestId id : all) Preempt(i, id);
     return;
   }
-  host_kv_used_ += bytes * inst.tp;
-  metrics_.kv_bytes_moved += bytes * inst.tp;
+  host_kv_used_ += bytes * inst.gpus;
+  metrics_.kv_bytes_moved += bytes * inst.gpus;
   for (const MovingRequest& m : beside) requests_[m.id].kv = setup_.kv_out_free ? KvPlace::kHost : KvPlace::kMoving;
   if (stepping) places_[batch.number] = setup_.kv_out_free ? Place::kHost : Place::kLeaving;
   if (setup_.kv_out_free) {
@@ -1209,7 +1217,7 @@ void Engine::Drop(InstanceId i, Batch& batch) {
     if (stepping ? on_gpu : r.kv == KvPlace::kGpu) {
       inst.kv_used -= bytes;
     } else if (stepping || r.kv == KvPlace::kHost) {
-      host_kv_used_ -= bytes * inst.tp;
+      host_kv_used_ -= bytes * inst.gpus;
     } else if (r.kv == KvPlace::kMoving) {
       ++r.stamp;  // the transfer finds a stranger and gives the memory back
     }
@@ -1232,9 +1240,9 @@ void Engine::Preempt(InstanceId i, RequestId id) {
   Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(r.sequence) << 2 | 2u);
   Retire(number);
   const bool outgrown = BlocksOf(r.context() + 1) * BlockBytes(inst, r.model) > inst.kv_capacity;
-  if (!outgrown && setup_.swap && HostHasRoom(bytes * inst.tp)) {
-    host_kv_used_ += bytes * inst.tp;
-    metrics_.kv_bytes_moved += bytes * inst.tp;
+  if (!outgrown && setup_.swap && HostHasRoom(bytes * inst.gpus)) {
+    host_kv_used_ += bytes * inst.gpus;
+    metrics_.kv_bytes_moved += bytes * inst.gpus;
     if (setup_.kv_out_free) {
       inst.kv_used -= bytes;
       r.kv = KvPlace::kHost;
@@ -1270,21 +1278,21 @@ void Engine::Handover(RequestId id) {
   Instance& inst = instances_[i];
   scheduler_.OnRemoved(id, i, *this);
   const std::int64_t bytes = r.blocks * BlockBytes(inst, r.model);
-  if (!HostHasRoom(bytes * inst.tp)) {
+  if (!HostHasRoom(bytes * inst.gpus)) {
     inst.kv_used -= bytes;
     r.kv = KvPlace::kNowhere;
     r.blocks = 0;
     RouteArrival(id);
     return;
   }
-  host_kv_used_ += bytes * inst.tp;
+  host_kv_used_ += bytes * inst.gpus;
   if (setup_.handover_free) {
     inst.kv_used -= bytes;
     r.kv = KvPlace::kHost;
     RouteToDecode(id);
     return;
   }
-  metrics_.kv_bytes_moved += bytes * inst.tp;
+  metrics_.kv_bytes_moved += bytes * inst.gpus;
   r.kv = KvPlace::kMoving;
   ++inst.leaving;
   const std::int64_t ticket = NewTicket(Ticket::Kind::kHandover, i);
@@ -1305,10 +1313,10 @@ void Engine::RouteToDecode(RequestId id) {
     Broken(fmt::format("request {} handed over to instance {}", r.sequence, to));
   }
   const Instance& inst = instances_[to];
-  if (inst.tp != instances_[from].tp) {
-    // The KV is laid out anew for the other TP degree.
+  if (inst.shape != instances_[from].shape) {
+    // The KV is laid out anew for the other shape.
     host_kv_used_ +=
-        r.blocks * (BlockBytes(inst, r.model) * inst.tp - BlockBytes(instances_[from], r.model) * instances_[from].tp);
+        r.blocks * (BlockBytes(inst, r.model) * inst.gpus - BlockBytes(instances_[from], r.model) * instances_[from].gpus);
   }
   r.instance = to;
   if (!FitsAlone(to, r)) {
@@ -1350,13 +1358,13 @@ void Engine::FinishTicket(std::int64_t number) {
         if (r.live && r.stamp == m.stamp) {
           r.kv = KvPlace::kHost;
         } else {
-          host_kv_used_ -= m.bytes * inst.tp;
+          host_kv_used_ -= m.bytes * inst.gpus;
         }
       }
       for (const auto& [batch, bytes] : ticket.batches) {
         inst.kv_used -= bytes;
         const std::int64_t left = batches_[batch].Blocks() * BlockBytes(inst, batches_[batch].model);
-        host_kv_used_ -= (bytes - left) * inst.tp;
+        host_kv_used_ -= (bytes - left) * inst.gpus;
         places_[batch] = Place::kHost;
         Retire(batch);
       }
@@ -1364,13 +1372,13 @@ void Engine::FinishTicket(std::int64_t number) {
     case Ticket::Kind::kIn:
       --inst.coming;
       for (const auto& [batch, bytes] : ticket.batches) {
-        host_kv_used_ -= bytes * inst.tp;
+        host_kv_used_ -= bytes * inst.gpus;
         inst.kv_used -= bytes - batches_[batch].Blocks() * BlockBytes(inst, batches_[batch].model);
         places_[batch] = Place::kGpu;
         Retire(batch);
       }
       for (const MovingRequest& m : ticket.requests) {
-        host_kv_used_ -= m.bytes * inst.tp;
+        host_kv_used_ -= m.bytes * inst.gpus;
         Request& r = requests_[m.id];
         if (r.live && r.stamp == m.stamp) {
           r.kv = KvPlace::kGpu;
@@ -1386,7 +1394,7 @@ void Engine::FinishTicket(std::int64_t number) {
         inst.kv_used -= m.bytes;
         Request& r = requests_[m.id];
         if (!r.live || r.stamp != m.stamp) {
-          host_kv_used_ -= m.bytes * inst.tp;
+          host_kv_used_ -= m.bytes * inst.gpus;
           continue;
         }
         r.kv = KvPlace::kHost;
@@ -1429,7 +1437,7 @@ void Engine::Detach(RequestId id) {
   if (place == Place::kGpu) {
     inst.kv_used -= bytes;
   } else if (place == Place::kHost) {
-    host_kv_used_ -= bytes * inst.tp;
+    host_kv_used_ -= bytes * inst.gpus;
   }  // else: the transfer gives the memory back when it ends
   r.kv = KvPlace::kNowhere;
   r.blocks = 0;
@@ -1609,7 +1617,7 @@ TimePs Engine::last_step_end(InstanceId i) const {
 
 void Engine::Busy(InstanceId i, Activity activity, TimePs from) {
   Instance& inst = instances_[i];
-  metrics_.Busy(activity, from, now_, inst.tp);
+  metrics_.Busy(activity, from, now_, inst.gpus);
   if (activity == Activity::kKvCopy) metrics_.switching.kv += now_ - from;
   inst.busy += now_ - from;
 }
@@ -1623,7 +1631,7 @@ void Engine::CheckInvariants() const {
     const Instance& inst = instances_[r.instance];
     const std::int64_t bytes = r.blocks * BlockBytes(inst, r.model);
     if (r.kv == KvPlace::kGpu) gpu[r.instance] += bytes;
-    if (r.kv == KvPlace::kHost) host += static_cast<__int128>(bytes) * inst.tp;
+    if (r.kv == KvPlace::kHost) host += static_cast<__int128>(bytes) * inst.gpus;
   }
   for (const Batch& batch : batches_) {
     if (batch.instance == kNone) continue;
@@ -1637,18 +1645,18 @@ void Engine::CheckInvariants() const {
     if (blocks != batch.Blocks() || context != batch.context())
       Broken("I1: a batch's blocks or context are not those of its members");
     if (places_[batch.number] == Place::kGpu) gpu[batch.instance] += blocks * BlockBytes(inst, batch.model);
-    if (places_[batch.number] == Place::kHost) host += static_cast<__int128>(blocks * BlockBytes(inst, batch.model)) * inst.tp;
+    if (places_[batch.number] == Place::kHost) host += static_cast<__int128>(blocks * BlockBytes(inst, batch.model)) * inst.gpus;
   }
   for (const Ticket& ticket : tickets_) {
     if (ticket.kind == Ticket::Kind::kFree || ticket.kind == Ticket::Kind::kWeights || ticket.kind == Ticket::Kind::kPrefetch)
       continue;
     for (const auto& b : ticket.batches) {
       gpu[ticket.instance] += b.second;
-      host += static_cast<__int128>(b.second) * instances_[ticket.instance].tp;
+      host += static_cast<__int128>(b.second) * instances_[ticket.instance].gpus;
     }
     for (const MovingRequest& m : ticket.requests) {
       gpu[ticket.instance] += m.bytes;
-      host += static_cast<__int128>(m.bytes) * instances_[ticket.instance].tp;
+      host += static_cast<__int128>(m.bytes) * instances_[ticket.instance].gpus;
     }
   }
   for (std::size_t i = 0; i < instances_.size(); ++i) {

@@ -80,8 +80,8 @@ struct EngineResult {
   TimePs end = 0;
   std::int64_t events = 0;
   std::uint64_t fingerprint = 0;
-  std::int64_t gpus = 0;           // owned, in whole TP groups
-  std::int64_t stranded_gpus = 0;  // in nodes begun, left over by whole groups, within what the fleet has
+  std::int64_t gpus = 0;           // owned, in whole instances
+  std::int64_t stranded_gpus = 0;  // of the fleet, or in nodes begun: left over by whole instances
   std::int64_t requests = 0;
   std::int64_t unfinished = 0;
 };
@@ -155,7 +155,9 @@ class Engine final : public ClusterView, public Oracle {
     std::int64_t steps_left = 0;  // mixed: steps that are left to do
   };
   struct Instance {
-    int tp = 1;
+    ShapeId shape = 0;
+    int gpus = 1;
+    int node_gpus = 1;  // of them, in `node`
     NodeId node = 0;
     std::int32_t link = 0;
     int lane = 0;
@@ -188,8 +190,10 @@ class Engine final : public ClusterView, public Oracle {
   };
   struct CacheEntry {
     ModelId model;
-    std::int64_t bytes;  // over all GPUs of the instance that it was loaded for
+    std::int64_t bytes;  // over the GPUs in this node of the instance that it was loaded for
   };
+  // An instance larger than a node has its nodes to itself, so that their caches always hold the same models, each of them its
+  // own GPUs' share: the instance's first node stands for all.
   struct Node {
     std::int64_t cache_used = 0;
     std::vector<CacheEntry> cache;  // least recently loaded first
@@ -218,7 +222,7 @@ class Engine final : public ClusterView, public Oracle {
   };
   // Set-up.
   void PlaceInstances(Placement& placement);
-  [[noreturn]] void ThrowTooLarge(const std::vector<ModelId>& models, int tp) const;
+  [[noreturn]] void ThrowTooLarge(const std::vector<ModelId>& models, const Instance& inst) const;
   // The loop.
   void OnArrival(RequestSource& source, const std::function<ModelId(std::int32_t)>& to_pool);
   void OnInstance(InstanceId i);
@@ -278,7 +282,7 @@ class Engine final : public ClusterView, public Oracle {
   void Retire(std::int32_t number);  // when it has no members
   // Books.
   std::int64_t BlockBytes(const Instance& inst, ModelId m) const {
-    return setup_.block_tokens * prices_.KvBytesPerToken(m, inst.tp);
+    return setup_.block_tokens * prices_.KvBytesPerToken(m, inst.shape);
   }
   std::int64_t BlocksOf(std::int64_t tokens) const { return (tokens + setup_.block_tokens - 1) / setup_.block_tokens; }
   void SetResident(InstanceId i, std::vector<ModelId> resident);

@@ -144,17 +144,18 @@ class Reader final : public Fields {
   }
 
   void Choice(const char* name, std::string& value, const char*, const std::vector<std::string>& choices) override {
+    if (const Json* found = Find(name)) value = OneOf(name, *found, choices, "");
+  }
+
+  void OptChoice(const char* name, std::optional<std::string>& value, const char*,
+                 const std::vector<std::string>& choices) override {
     const Json* found = Find(name);
     if (found == nullptr) return;
-    if (!found->is_string()) RefuseValue(name, *found, fmt::format("one of {}", fmt::join(choices, ", ")));
-    const auto choice = found->get<std::string>();
-    for (const std::string& known : choices) {
-      if (choice == known) {
-        value = choice;
-        return;
-      }
+    if (found->is_null()) {
+      value.reset();
+    } else {
+      value = OneOf(name, *found, choices, ", or null");
     }
-    Refuse(file_, Below(path_, name), UnknownName(name, OneLineName(choice), choices));
   }
 
   void Texts(const char* name, std::vector<std::string>& value, const char*) override {
@@ -228,6 +229,13 @@ class Reader final : public Fields {
     return number;
   }
 
+  std::string OneOf(const char* name, const Json& found, const std::vector<std::string>& choices, const char* or_else) const {
+    if (!found.is_string()) RefuseValue(name, found, fmt::format("one of {}{}", fmt::join(choices, ", "), or_else));
+    const auto choice = found.get<std::string>();
+    if (std::find(choices.begin(), choices.end(), choice) != choices.end()) return choice;
+    Refuse(file_, Below(path_, name), UnknownName(name, OneLineName(choice), choices));
+  }
+
   const Json& json_;
   const std::string& file_;
   const std::string& path_;
@@ -249,6 +257,9 @@ class Writer final : public Fields {
     json_[name] = value ? Json(*value) : Json();
   }
   void OptInt(const char* name, std::optional<std::int64_t>& value, const char*, std::int64_t, std::int64_t) override {
+    json_[name] = value ? Json(*value) : Json();
+  }
+  void OptChoice(const char* name, std::optional<std::string>& value, const char*, const std::vector<std::string>&) override {
     json_[name] = value ? Json(*value) : Json();
   }
   void Text(const char* name, std::string& value, const char*) override { json_[name] = value; }
@@ -309,6 +320,14 @@ class SchemaWriter final : public Fields {
     Json& property = Add(name, Json::array({"integer", "null"}), help);
     property["default"] = value ? Json(*value) : Json();
     Bounds(property, min, max);
+  }
+
+  void OptChoice(const char* name, std::optional<std::string>& value, const char* help,
+                 const std::vector<std::string>& choices) override {
+    Json& property = Add(name, Json::array({"string", "null"}), help);
+    property["enum"] = choices;
+    property["enum"].push_back(Json());
+    property["default"] = value ? Json(*value) : Json();
   }
 
   void Text(const char* name, std::string& value, const char* help) override { Add(name, "string", help)["default"] = value; }

@@ -41,6 +41,8 @@ class Fields {
                        double max = kRealMax) = 0;
   virtual void OptInt(const char* name, std::optional<std::int64_t>& value, const char* help, std::int64_t min = 0,
                       std::int64_t max = kIntMax) = 0;
+  virtual void OptChoice(const char* name, std::optional<std::string>& value, const char* help,
+                         const std::vector<std::string>& choices) = 0;
   virtual void Text(const char* name, std::string& value, const char* help) = 0;
   virtual void Choice(const char* name, std::string& value, const char* help, const std::vector<std::string>& choices) = 0;
   virtual void Texts(const char* name, std::vector<std::string>& value, const char* help) = 0;

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,35 +40,38 @@ struct ModelFacts {
   std::string llm;  // catalogue name
   TimePs ttft_slo = 0;
   TimePs tbt_slo = 0;
-  int tp = 0;  // TP degree that the scenario asks for; 0: the pool's
+  std::optional<Shape> shape;  // of instances of its own, where the scenario asks for another than the pool's
+  Precision precision;
   Forecast forecast;
 };
 
 enum class Role : std::uint8_t { kBoth, kPrefill, kDecode };
 
 struct InstanceFacts {
-  int tp = 1;  // GPUs in the instance
+  Shape shape;  // its node_gpus are filled in by the engine
   Role role = Role::kBoth;
   std::vector<ModelId> models;      // that may run here, sorted; empty: every model
   std::vector<ModelId> resident;    // weights on the GPU at the start, the first one loaded; they never leave when `pinned`
   bool pinned = false;              // all of `resident` stays; the instance never switches (dedicated, multiplexed)
   std::int64_t prefetch_bytes = 0;  // GPU memory set aside for prefetched weights, per GPU
-  NodeId node = 0;                  // filled in by the engine
+  NodeId node = 0;                  // of its first GPU; filled in by the engine
 };
 
 // Prices that a policy may ask for: the same tables that the engine uses.
 class PriceView {
  public:
   virtual ~PriceView() = default;
-  virtual TimePs Prefill(ModelId model, int tp, std::int64_t sequences, std::int64_t sum_l, std::int64_t sum_l2) const = 0;
-  virtual TimePs DecodeStep(ModelId model, int tp, std::int64_t batch, std::int64_t context_tokens) const = 0;
+  // How the calls below name a shape. Numbers are dense, in the order in which shapes were first asked for.
+  virtual ShapeId Id(const Shape& shape) const = 0;
+  virtual TimePs Prefill(ModelId model, ShapeId shape, std::int64_t sequences, std::int64_t sum_l, std::int64_t sum_l2) const = 0;
+  virtual TimePs DecodeStep(ModelId model, ShapeId shape, std::int64_t batch, std::int64_t context_tokens) const = 0;
   // Loading the weights from the tier that a switch without prefetch finds them in (host cache): load only, and with engine
   // stages.
-  virtual TimePs WeightLoad(ModelId model, int tp) const = 0;
-  virtual std::int64_t WeightBytes(ModelId model, int tp) const = 0;      // per GPU
-  virtual std::int64_t KvBytesPerToken(ModelId model, int tp) const = 0;  // per GPU
+  virtual TimePs WeightLoad(ModelId model, ShapeId shape) const = 0;
+  virtual std::int64_t WeightBytes(ModelId model, ShapeId shape) const = 0;      // per GPU
+  virtual std::int64_t KvBytesPerToken(ModelId model, ShapeId shape) const = 0;  // per GPU
   // KV tokens of `model` that fit beside the weights of `resident` (which includes `model`).
-  virtual std::int64_t KvCapacityTokens(ModelId model, int tp, const std::vector<ModelId>& resident) const = 0;
+  virtual std::int64_t KvCapacityTokens(ModelId model, ShapeId shape, const std::vector<ModelId>& resident) const = 0;
 };
 
 // ------------------------------------------------------------------------------------------------------------ placement
@@ -76,15 +80,22 @@ struct FleetFacts {
   std::string gpu;
   std::int64_t gpus = 0;  // GPUs given to the policy; 0: it brings its own (owns_fleet)
   std::int64_t gpus_per_node = 8;
-  int tp = 1;                     // TP degree of an instance unless a model asks for another
+  Shape shape;                    // of an instance unless a model asks for another
   std::int64_t usable_bytes = 0;  // memory per GPU for weights and KV
+
+  // Instances of `shape` that the GPUs hold: as many as fit into each node, or one for every so many whole nodes.
+  std::int64_t Instances() const {
+    const std::int64_t size = shape.gpus();
+    if (size > gpus_per_node) return gpus / gpus_per_node / (size / gpus_per_node);
+    return gpus / gpus_per_node * (gpus_per_node / size) + gpus % gpus_per_node / size;
+  }
 };
 
 class Placement {
  public:
   virtual ~Placement() = default;
-  // The instances to own from the start. The engine gives them GPUs node by node in this order; a group never crosses a node.
-  // Throws InfeasibleError when the models cannot be placed.
+  // The instances to own from the start. The engine gives them GPUs node by node in this order: those of one node's GPUs or fewer
+  // lie in one node, larger ones take whole nodes. Throws InfeasibleError when the models cannot be placed.
   virtual std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models,
                                            const PriceView& prices) = 0;
 };

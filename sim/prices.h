@@ -1,4 +1,4 @@
-// The price tables of one pool: what every model costs at every TP degree, with the scenario's overrides and cached step prices.
+// The price tables of one pool: what every model costs in every shape, with the scenario's overrides and cached step prices.
 #pragma once
 
 #include <memory>
@@ -24,33 +24,35 @@ class Prices final : public PriceView {
          const std::vector<ModelOverrides>& overrides, std::int64_t usable_bytes, std::int64_t load_bytes_per_s,
          TimePs engine_init);
 
-  TimePs Prefill(ModelId m, int tp, std::int64_t sequences, std::int64_t sum_l, std::int64_t sum_l2) const override {
-    return At(m, tp).cost->Prefill(sequences, sum_l, sum_l2);
+  ShapeId Id(const Shape& shape) const override;
+  TimePs Prefill(ModelId m, ShapeId shape, std::int64_t sequences, std::int64_t sum_l, std::int64_t sum_l2) const override {
+    return At(m, shape).cost->Prefill(sequences, sum_l, sum_l2);
   }
-  TimePs DecodeStep(ModelId m, int tp, std::int64_t batch, std::int64_t context_tokens) const override {
-    return Decode(m, tp, batch).At(context_tokens);
+  TimePs DecodeStep(ModelId m, ShapeId shape, std::int64_t batch, std::int64_t context_tokens) const override {
+    return Decode(m, shape, batch).At(context_tokens);
   }
-  TimePs WeightLoad(ModelId m, int tp) const override {
-    return engine_init_ + TransferTime(WeightBytes(m, tp), load_bytes_per_s_);
+  TimePs WeightLoad(ModelId m, ShapeId shape) const override {
+    return engine_init_ + TransferTime(WeightBytes(m, shape), load_bytes_per_s_);
   }
-  std::int64_t WeightBytes(ModelId m, int tp) const override { return At(m, tp).weight_bytes; }
-  std::int64_t KvBytesPerToken(ModelId m, int tp) const override { return At(m, tp).kv_bytes_per_token; }
-  std::int64_t KvCapacityTokens(ModelId m, int tp, const std::vector<ModelId>& resident) const override;
+  std::int64_t WeightBytes(ModelId m, ShapeId shape) const override { return At(m, shape).weight_bytes; }
+  std::int64_t KvBytesPerToken(ModelId m, ShapeId shape) const override { return At(m, shape).kv_bytes_per_token; }
+  std::int64_t KvCapacityTokens(ModelId m, ShapeId shape, const std::vector<ModelId>& resident) const override;
 
   // Bytes per GPU left for KV beside the weights of `resident` and `set_aside` bytes; may be negative.
-  std::int64_t KvCapacityBytes(int tp, std::span<const ModelId> resident, std::int64_t set_aside) const;
-  const StepPrice& Decode(ModelId m, int tp, std::int64_t batch) const;
-  StepPrice Mixed(ModelId m, int tp, std::int64_t batch, std::span<const Chunk> chunks) const {
-    return At(m, tp).cost->MixedStep(batch, chunks);
+  std::int64_t KvCapacityBytes(ShapeId shape, std::span<const ModelId> resident, std::int64_t set_aside) const;
+  const StepPrice& Decode(ModelId m, ShapeId shape, std::int64_t batch) const;
+  StepPrice Mixed(ModelId m, ShapeId shape, std::int64_t batch, std::span<const Chunk> chunks) const {
+    return At(m, shape).cost->MixedStep(batch, chunks);
   }
-  // Binds what has not been bound yet; throws InputError for a model that cannot run at this TP degree.
-  void Bind(ModelId m, int tp) const { At(m, tp); }
+  // Binds what has not been bound yet; throws InputError for a model that cannot run in this shape or precision.
+  void Bind(ModelId m, ShapeId shape) const { At(m, shape); }
 
  private:
-  // Shared by all models of one LLM at one TP degree.
+  // Shared by all models of one LLM in one shape and precision.
   struct Shared {
     std::string llm;
-    int tp;
+    ShapeId shape;
+    Precision precision;
     std::unique_ptr<ModelCost> cost;
     std::vector<StepPrice> decode;  // by batch size; base 0: not computed yet
   };
@@ -61,12 +63,11 @@ class Prices final : public PriceView {
     std::int64_t kv_bytes_per_token = 0;
     std::int64_t kv_capacity_tokens = 0;
   };
-  const Entry& At(ModelId m, int tp) const {
-    const Entry& e = entries_[static_cast<std::size_t>(m) * 4 + Slot(tp)];
-    return e.cost != nullptr ? e : Make(m, tp);
+  const Entry& At(ModelId m, ShapeId shape) const {
+    const Entry& e = entries_[static_cast<std::size_t>(shape) * models_.size() + static_cast<std::size_t>(m)];
+    return e.cost != nullptr ? e : Make(m, shape);
   }
-  static std::size_t Slot(int tp) { return tp == 1 ? 0 : tp == 2 ? 1 : tp == 4 ? 2 : 3; }
-  const Entry& Make(ModelId m, int tp) const;
+  const Entry& Make(ModelId m, ShapeId shape) const;
 
   const CostModel& form_;
   std::string gpu_;
@@ -75,7 +76,8 @@ class Prices final : public PriceView {
   std::int64_t usable_bytes_;
   std::int64_t load_bytes_per_s_;
   TimePs engine_init_;
-  mutable std::vector<Entry> entries_;  // filled when first asked for: most pools use one TP degree
+  mutable std::vector<Shape> shapes_;
+  mutable std::vector<Entry> entries_;  // by shape, then model; filled when first asked for
   mutable std::vector<std::unique_ptr<Shared>> shared_;
 };
 

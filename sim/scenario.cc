@@ -10,6 +10,12 @@
 #include "sim/time.h"
 
 namespace poolsim {
+namespace {
+
+constexpr std::int64_t kMaxStages = 1024;
+constexpr std::int64_t kMaxExpertGpus = 1024;
+
+}  // namespace
 
 void SloConfig::Describe(Fields& f) {
   f.Real("ttft_slo_s", ttft_slo_s, "target for the first token, in seconds after arrival", 0, kMaxSeconds);
@@ -19,8 +25,11 @@ void SloConfig::Describe(Fields& f) {
 void FleetConfig::Describe(Fields& f) {
   f.Text("gpu", gpu, "catalogue name of the GPU (poolsim list gpus)");
   f.Int("gpus", gpus, "GPUs that pooled policies share; `dedicated` owns what its replicas need", 1, 10'000'000);
-  f.Int("gpus_per_node", gpus_per_node, "GPUs of one host; a TP group never crosses it", 1, 1024);
-  f.Int("tp", tp, "GPUs of one instance (tensor parallelism): 1, 2, 4 or 8", 1, 8);
+  f.Int("gpus_per_node", gpus_per_node, "GPUs of one host; an instance lies in one, or takes whole ones", 1, 1024);
+  f.Int("tp", tp, "GPUs that share every layer (tensor parallelism): 1, 2, 4 or 8, in one node", 1, 8);
+  f.Int("pp", pp, "stages of an instance, each with its share of the layers (pipeline parallelism)", 1, kMaxStages);
+  f.Int("ep", ep, "GPUs of a stage that share the experts (expert parallelism): 1 (they are cut by tp), or a multiple of tp", 1,
+        kMaxExpertGpus);
   f.OptReal("gpu_memory_gb", gpu_memory_gb, "memory of a GPU in decimal GB, instead of the catalogue's", 0.001, 1e6);
   f.OptReal("gpu_price_per_hour", gpu_price_per_hour, "what an owned GPU costs, in USD per hour, instead of the catalogue's", 0,
             1e6);
@@ -93,7 +102,11 @@ void TimeoutConfig::Describe(Fields& f) {
 void ModelRule::Describe(Fields& f) {
   f.Text("match", match, "model names that this is for; * and ? are wildcards, the first rule that matches wins");
   f.Text("llm", llm, "catalogue entry (poolsim list llms); empty: the base that the trace names");
-  f.OptInt("tp", tp, "TP degree that this model wants when it has instances of its own", 1, 8);
+  f.OptInt("tp", tp, "tp of this model when it has instances of its own; null: the pool's", 1, 8);
+  f.OptInt("pp", pp, "pp, likewise", 1, kMaxStages);
+  f.OptInt("ep", ep, "ep, likewise", 1, kMaxExpertGpus);
+  f.OptChoice("weights", weights, "what the weights are kept in; null: as in the checkpoint", {"bf16", "fp8", "int8", "int4"});
+  f.OptChoice("kv", kv, "what the KV cache is kept in; null: as the checkpoint says", {"bf16", "fp8"});
   f.OptReal("weights_gb", weights_gb, "weights in decimal GB, instead of the catalogue's", 0.001, 1e6);
   f.OptReal("kv_bytes_per_token", kv_bytes_per_token, "KV cache bytes of a token, instead of the catalogue's", 1, 1e12);
   f.OptInt("kv_capacity_tokens", kv_capacity_tokens,
@@ -204,15 +217,17 @@ void ResolveEntry(std::string& name, const std::string& base_dir) {
   if (name.ends_with(".json")) name = (std::filesystem::path(base_dir) / name).string();
 }
 
+void CheckTp(std::int64_t tp, const std::string& path) {
+  if (tp != 1 && tp != 2 && tp != 4 && tp != 8) throw InputError(fmt::format("{}: found {}; expected 1, 2, 4 or 8", path, tp));
+}
+
 void CheckFleet(const FleetConfig& fleet, const std::string& file, const std::string& path) {
   try {
     FindGpu(fleet.gpu);
   } catch (const InputError& e) {
     throw InputError(fmt::format("{}: {}/gpu: {}", file, path, e.what()));
   }
-  if (fleet.tp != 1 && fleet.tp != 2 && fleet.tp != 4 && fleet.tp != 8) {
-    throw InputError(fmt::format("{}: {}/tp: found {}; expected 1, 2, 4 or 8", file, path, fleet.tp));
-  }
+  CheckShapeOnNodes(fleet.InstanceShape(), [&](const char* key) { return fmt::format("{}: {}/{}", file, path, key); });
 }
 
 void ResolvePolicy(Json& policy) {
@@ -225,6 +240,32 @@ void ResolvePolicy(Json& policy) {
 }
 
 }  // namespace
+
+void CheckShapeOnNodes(const Shape& s, const std::function<std::string(const char* key)>& path_of) {
+  const int node = s.node_gpus;
+  CheckTp(s.tp, path_of("tp"));
+  if (s.tp > node) {
+    throw InputError(
+        fmt::format("{}: found {}; a TP group does not leave its node, and gpus_per_node is {}", path_of("tp"), s.tp, node));
+  }
+  if (s.ep < 1 || (s.ep > 1 && s.ep % s.tp != 0)) {
+    throw InputError(fmt::format("{}: found {}; expected 1 or a multiple of tp ({})", path_of("ep"), s.ep, s.tp));
+  }
+  if (s.pp < 1) throw InputError(fmt::format("{}: found {}; expected at least 1", path_of("pp"), s.pp));
+  if (s.gpus() <= node) return;
+  if (s.gpus() % node != 0) {
+    throw InputError(fmt::format(
+        "{}: found {}; tp {}, pp {} and ep {} make instances of {} GPUs, and expected are at most gpus_per_node ({}), in "
+        "one node, or a multiple of it, in whole nodes",
+        path_of(s.pp > 1 ? "pp" : "ep"), s.pp > 1 ? s.pp : s.ep, s.tp, s.pp, s.ep, s.gpus(), node));
+  }
+  if (node % s.tp != 0) {
+    throw InputError(
+        fmt::format("{}: found {}; instances of {} GPUs take whole nodes, and expected is a divisor of gpus_per_node "
+                    "({}): a TP group does not leave its node",
+                    path_of("tp"), s.tp, s.gpus(), node));
+  }
+}
 
 Scenario ParseScenario(const std::string& text, const std::string& file, const std::string& base_dir,
                        const std::vector<std::string>& assignments) {
@@ -261,9 +302,7 @@ Scenario ParseScenario(const std::string& text, const std::string& file, const s
         throw InputError(fmt::format("{}/llm: {}", path, e.what()));
       }
     }
-    if (rule.tp && *rule.tp != 1 && *rule.tp != 2 && *rule.tp != 4 && *rule.tp != 8) {
-      throw InputError(fmt::format("{}/tp: found {}; expected 1, 2, 4 or 8", path, *rule.tp));
-    }
+    if (rule.tp) CheckTp(*rule.tp, path + "/tp");
   }
   const CostModelEntry* form = Registry<CostModelEntry>::Get().Find(s.cost.form);
   if (form == nullptr) {

@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "sim/cost_model.h"
 #include "sim/fields.h"
 #include "sim/request_source.h"
 
@@ -24,7 +26,9 @@ struct FleetConfig {
   std::string gpu = "h800";
   std::int64_t gpus = 16;
   std::int64_t gpus_per_node = 8;
-  std::int64_t tp = 1;
+  std::int64_t tp = 1;  // an instance is tp, or ep, whichever is larger, x pp GPUs: see Shape
+  std::int64_t pp = 1;
+  std::int64_t ep = 1;
   std::optional<double> gpu_memory_gb;       // decimal GB, instead of the catalogue's
   std::optional<double> gpu_price_per_hour;  // [USD], instead of the catalogue's
   double memory_utilisation = 0.9;           // share of GPU memory for weights, KV cache and reserve
@@ -33,6 +37,10 @@ struct FleetConfig {
   bool host_cache_warm = true;               // at the start it holds as many models as fit, in the workload's order; else none
   double host_kv_gb = 512;                   // host memory per node for KV cache
   void Describe(Fields& f);
+
+  Shape InstanceShape() const {
+    return {static_cast<int>(tp), static_cast<int>(pp), static_cast<int>(ep), static_cast<int>(gpus_per_node)};
+  }
 };
 
 // What a switch of models costs, a key per stage, so that an ablation is a sweep. `preset` fills in the stages that are not
@@ -102,7 +110,12 @@ struct TimeoutConfig {
 struct ModelRule {
   std::string match = "*";  // * and ? are wildcards
   std::string llm;          // catalogue entry; empty: the trace's own `base`
+  // How this model runs when it has instances of its own; not set: as the pool's instances do.
   std::optional<std::int64_t> tp;
+  std::optional<std::int64_t> pp;
+  std::optional<std::int64_t> ep;
+  std::optional<std::string> weights;              // bf16 | fp8 | int8 | int4; not set: the checkpoint's
+  std::optional<std::string> kv;                   // bf16 | fp8; not set: the checkpoint's
   std::optional<double> weights_gb;                // decimal GB over all GPUs of an instance, instead of the catalogue's
   std::optional<double> kv_bytes_per_token;        // over all GPUs of an instance
   std::optional<std::int64_t> kv_capacity_tokens;  // KV tokens that fit beside these weights alone
@@ -183,6 +196,11 @@ Scenario ParseScenario(const std::string& text, const std::string& file, const s
 // The resolved document: every default, the blocks of policy and cost form included.
 Json ResolvedScenario(const Scenario& scenario);
 Json ScenarioSchema();
+
+// Whether nodes of shape.node_gpus GPUs can hold instances of a shape: tp is 1, 2, 4 or 8, and at most a node; ep is 1 or a
+// multiple of tp; and an instance lies in one node, or takes whole nodes, which its TP groups then fill without crossing into the
+// next. Throws InputError that begins with `path_of` the key that is wrong: tp, pp or ep.
+void CheckShapeOnNodes(const Shape& shape, const std::function<std::string(const char* key)>& path_of);
 
 // `*` and `?` wildcards.
 bool Matches(const std::string& pattern, const std::string& name);

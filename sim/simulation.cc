@@ -1,10 +1,12 @@
 #include "sim/simulation.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <chrono>
 #include <exception>
+#include <map>
 #include <memory>
 #include <thread>
 
@@ -32,6 +34,46 @@ const ModelRule* RuleFor(const Scenario& s, const std::string& name) {
     if (Matches(rule.match, name)) return &rule;
   }
   return nullptr;
+}
+
+// Where in the scenario a pool's fleet is.
+std::string FleetPath(const Scenario& s, const PoolConfig& config) {
+  const auto pool = std::find_if(s.pools.begin(), s.pools.end(), [&](const PoolConfig& p) { return p.name == config.name; });
+  return pool == s.pools.end() ? "/fleet" : fmt::format("/pools/{}", pool - s.pools.begin());
+}
+
+// A model's own shape.
+struct Asked {
+  std::optional<Shape> shape;  // not set: no rule asks for one
+  std::string path;            // of the rule that does
+};
+
+// Key by key what the first rule that has it says, else what the pool does.
+Asked AskedShape(const Scenario& s, const std::array<const ModelRule*, 2>& rules, const Shape& pool,
+                 const std::string& fleet_path) {
+  struct Key {
+    const char* name;
+    std::optional<std::int64_t> ModelRule::*asked;
+    int Shape::*degree;
+  };
+  Asked asked;
+  Shape shape = pool;
+  std::map<std::string, std::string> paths;  // by key
+  for (const Key& key :
+       {Key{"tp", &ModelRule::tp, &Shape::tp}, {"pp", &ModelRule::pp, &Shape::pp}, {"ep", &ModelRule::ep, &Shape::ep}}) {
+    std::string& path = paths[key.name] = fleet_path;
+    for (const ModelRule* rule : rules) {
+      if (rule == nullptr || !(rule->*key.asked) || path != fleet_path) continue;
+      shape.*key.degree = static_cast<int>(*(rule->*key.asked));
+      path = fmt::format("/models/{}", rule - s.models.data());
+      if (!asked.shape) asked.path = path;
+      asked.shape = shape;
+    }
+  }
+  if (!asked.shape) return asked;
+  asked.shape = shape;
+  CheckShapeOnNodes(shape, [&](const char* key) { return fmt::format("{}: {}/{}", s.file, paths[key], key); });
+  return asked;
 }
 
 // Counts per forecast window, and the busiest of them.
@@ -96,7 +138,7 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   setup.fleet.gpu = setup.gpu.name;
   setup.fleet.gpus = fleet.gpus;
   setup.fleet.gpus_per_node = fleet.gpus_per_node;
-  setup.fleet.tp = static_cast<int>(fleet.tp);
+  setup.fleet.shape = fleet.InstanceShape();
   setup.fleet.usable_bytes =
       static_cast<std::int64_t>(static_cast<double>(memory) * fleet.memory_utilisation) - Bytes(fleet.reserve_gb);
   if (setup.fleet.usable_bytes <= 0) {
@@ -132,6 +174,8 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   setup.window = PsFromSeconds(s.metrics.window_s);
   if (s.metrics.horizon_s) setup.horizon = PsFromSeconds(*s.metrics.horizon_s);
 
+  const std::string fleet_path = FleetPath(s, config);
+  std::vector<std::string> shape_paths;  // by model: what in the scenario its shape comes from
   std::vector<ModelOverrides> overrides;
   to_pool.assign(facts.names.models().size(), kNone);
   for (const std::int32_t m : workload_models) {
@@ -158,9 +202,14 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
       throw InputError(fmt::format("{}: model \"{}\" of the workload: {}", s.file, named.name, e.what()));
     }
     // Overrides may also be given by LLM: the first rule that matches the LLM's name.
-    for (const ModelRule* r : {rule, RuleFor(s, model.llm)}) {
+    const std::array<const ModelRule*, 2> rules = {rule, RuleFor(s, model.llm)};
+    Asked asked = AskedShape(s, rules, setup.fleet.shape, fleet_path);
+    model.shape = asked.shape;
+    shape_paths.push_back(std::move(asked.path));
+    for (const ModelRule* r : rules) {
       if (r == nullptr) continue;
-      if (r->tp && model.tp == 0) model.tp = static_cast<int>(*r->tp);
+      if (r->weights && model.precision.weights.empty()) model.precision.weights = *r->weights;
+      if (r->kv && model.precision.kv.empty()) model.precision.kv = *r->kv;
       if (r->weights_gb && o.weight_bytes == 0) o.weight_bytes = Bytes(*r->weights_gb);
       if (r->kv_bytes_per_token && o.kv_bytes_per_token == 0) o.kv_bytes_per_token = *r->kv_bytes_per_token;
       if (r->kv_capacity_tokens && o.kv_capacity_tokens == 0) o.kv_capacity_tokens = *r->kv_capacity_tokens;
@@ -177,6 +226,17 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   models = setup.models;
   prices = std::make_unique<Prices>(*cost, setup.gpu.name, models, overrides, setup.fleet.usable_bytes, setup.host_load,
                                     setup.engine_init);
+  // Whether every model can run in the shape that its instances will have: found out now, with what to change.
+  const bool own = Registry<PolicyEntry>::Get().Find(config.policy.name)->owns_fleet;
+  for (std::size_t m = 0; m < models.size(); ++m) {
+    const bool asks = own && models[m].shape;
+    try {
+      prices->Bind(static_cast<ModelId>(m), prices->Id(asks ? *models[m].shape : setup.fleet.shape));
+    } catch (const InputError& e) {
+      throw InputError(fmt::format("{}: {}: model \"{}\" on {}: {}", s.file, asks ? shape_paths[m] : fleet_path, models[m].name,
+                                   setup.gpu.name, e.what()));
+    }
+  }
 }
 
 PoolParts::PoolParts(const Scenario& s, const PolicyConfig& policy) {
@@ -209,7 +269,7 @@ PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts
   PoolOutcome out;
   out.instances = static_cast<std::int64_t>(engine.plan().size());
   std::int64_t owned = 0;
-  for (const InstanceFacts& f : engine.plan()) owned += f.tp;
+  for (const InstanceFacts& f : engine.plan()) owned += f.shape.gpus();
   if (!owns_fleet && owned > fleet.gpus) {
     throw InfeasibleError(
         fmt::format("pool \"{}\": policy {} planned {} GPUs of {}", plan.config.name, policy.name, owned, fleet.gpus));

@@ -197,6 +197,10 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   if (!difference.empty()) FAIL(difference);
 
   ++coverage.times["scenarios"];
+  const bool over_nodes = std::any_of(engine->plan().begin(), engine->plan().end(),
+                                      [](const InstanceFacts& f) { return f.shape.gpus() > f.shape.node_gpus; });
+  coverage.times["instances over several nodes"] += over_nodes;
+  coverage.times["spread experts"] += s.fleet.ep > 1;
   coverage.times["steps"] += reference.steps();
   coverage.times["preemptions"] += reference.preemptions();
   for (const TokenEngine::Record& r : reference.records()) {
@@ -282,6 +286,7 @@ TEST_CASE("Every policy gives each request its tokens at the same picosecond as 
     CHECK(coverage.times["timeout"] > 50);
     CHECK(coverage.times["unfinished"] > 20);
     CHECK(coverage.times["kv_prompt"] > 10);
+    CHECK(coverage.times["instances over several nodes"] > 10);
     if (std::getenv("POOLSIM_TEST_COVERAGE") != nullptr) fmt::print("{}\n", text);
   }
 }

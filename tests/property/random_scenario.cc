@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "models/catalogue.h"
+
 namespace poolsim {
 namespace {
 
@@ -116,6 +118,21 @@ Json PhysicsCost(Dice& dice) {
   return {{"form", "physics"}, {"params", {{"physics", params}}}};
 }
 
+// Mixtures of experts whose experts may be spread over 2 and 4 GPUs of any small TP degree.
+const std::vector<std::string>& SmallMixtures() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all;
+    for (const std::string& name : LlmNames()) {
+      const LlmSpec& llm = LlmByName(name);
+      if (llm.moe() && llm.num_experts % 4 == 0 && llm.num_attention_heads % 4 == 0 && llm.Parameters() < 60'000'000'000) {
+        all.push_back(name);
+      }
+    }
+    return all;
+  }();
+  return names;
+}
+
 }  // namespace
 
 std::string RandomScenario::Text() const {
@@ -134,11 +151,19 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
   j["seed"] = static_cast<std::int64_t>(seed);
 
   // Models and GPUs.
-  const std::vector<std::string> llms = {"qwen2.5-1.5b", "qwen2.5-7b",  "yi-1.5-6b",  "yi-1.5-9b",
-                                         "llama-2-7b",   "llama-2-13b", "qwen2.5-14b"};
+  std::vector<std::string> llms = {"qwen2.5-1.5b", "qwen2.5-7b",  "yi-1.5-6b",  "yi-1.5-9b",
+                                   "llama-2-7b",   "llama-2-13b", "qwen2.5-14b"};
   const bool lockstep = dice.Chance(0.25);
   const std::int64_t models = dice.Int(1, 6);
-  const std::int64_t tp = dice.Chance(0.25) ? 2 : 1;
+  // The linear form prices tensor parallelism only. Instances of up to 16 GPUs, in nodes of 1 to 8: some take several nodes.
+  const bool physics = !lockstep && dice.Chance(0.5);
+  const std::int64_t tp = dice.Chance(0.7) ? 1 : dice.Of(std::vector<std::int64_t>{2, 2, 4});
+  const std::int64_t pp = physics && dice.Chance(0.4) ? dice.Of(std::vector<std::int64_t>{2, 2, 4}) : 1;
+  const std::int64_t node = std::max(tp, dice.Of(std::vector<std::int64_t>{1, 2, 4, 8}));
+  const bool spread = physics && dice.Chance(0.2) && !SmallMixtures().empty();
+  if (spread) llms = SmallMixtures();
+  const std::int64_t ep = spread ? dice.Of(std::vector<std::int64_t>{tp, std::max<std::int64_t>(tp, 2), 4}) : 1;
+  const std::int64_t size = std::max(tp, ep) * pp;
   // KV memory for some tens to thousands of tokens, or what the GPU really has.
   const bool tight = dice.Chance(0.75);
   const std::int64_t block = dice.Of(std::vector<std::int64_t>{1, 7, 16});
@@ -165,7 +190,10 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
     } else if (dice.Chance(0.15)) {
       rule["kv_capacity_tokens"] = dice.Int(40, 1500) / block * block + block;
     }
-    if (dice.Chance(0.1)) rule["tp"] = dice.Int(1, 2);
+    if (!spread && dice.Chance(0.1)) rule["tp"] = dice.Int(1, std::min<std::int64_t>(2, node));
+    if (physics && dice.Chance(0.1)) rule["pp"] = dice.Int(1, 2);
+    if (dice.Chance(0.2)) rule["weights"] = dice.Of(std::vector<std::string>{"bf16", "fp8", "int8", "int4"});
+    if (dice.Chance(0.2)) rule["kv"] = dice.Of(std::vector<std::string>{"bf16", "fp8"});
     if (dice.Chance(0.2)) rule["tbt_slo_s"] = dice.Round(dice.Real(0.01, 0.1));
     j["models"].push_back(rule);
   }
@@ -173,9 +201,12 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
   fleet["gpu"] = dice.Of(std::vector<std::string>{"h100", "h800", "h20", "a10", "a100-80gb"});
   // Often so few GPUs that models must share them: with muxserve side by side.
   const bool mux = policy.name == "muxserve";
-  fleet["gpus"] = tp * dice.Int(mux ? 1 : 2, dice.Chance(mux ? 0.7 : 0.4) ? (mux ? 2 : 3) : 12 / tp);
+  const std::int64_t most = dice.Chance(mux ? 0.7 : 0.4) ? (mux ? 2 : 3) : std::max<std::int64_t>(2, 12 / size);
+  fleet["gpus"] = size * dice.Int(mux ? 1 : 2, most) + (dice.Chance(0.1) ? dice.Int(0, size - 1) : 0);
   fleet["tp"] = tp;
-  fleet["gpus_per_node"] = dice.Of(std::vector<std::int64_t>{2, 4, 8});
+  fleet["pp"] = pp;
+  fleet["ep"] = ep;
+  fleet["gpus_per_node"] = node;
   fleet["host_cache_gb"] = dice.Of(std::vector<double>{0, 8, 1024});
   fleet["host_kv_gb"] = tight ? dice.Of(std::vector<double>{0, 0.5, 2, 512}) : 512;
   if (tight) {
@@ -183,12 +214,12 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
     fleet["reserve_gb"] = 0;
     // Two of them, all of them, or the largest alone.
     const double weights = (mux && dice.Chance(0.6) ? all_gb : dice.Of(std::vector<double>{largest_gb, 2 * largest_gb, all_gb})) /
-                           static_cast<double>(tp);
+                           static_cast<double>(size);
     fleet["gpu_memory_gb"] = dice.Round(weights + dice.Log(0.1, 6));
   }
   j["fleet"] = fleet;
 
-  j["cost"] = lockstep ? LockstepCost(used, crossing, dice) : dice.Chance(0.5) ? LinearCost(used, dice) : PhysicsCost(dice);
+  j["cost"] = lockstep ? LockstepCost(used, crossing, dice) : physics ? PhysicsCost(dice) : LinearCost(used, dice);
   j["policy"] = {{"name", policy.name}, {"params", {{policy.name, PolicyParams(policy, dice)}}}};
   j["slo"] = {{"ttft_slo_s", dice.Round(dice.Log(0.02, 10))}, {"tbt_slo_s", dice.Round(dice.Log(0.005, 0.2))}};
 

@@ -21,11 +21,14 @@ void TokenEngine::PlaceInstances(Placement& placement) {
   std::vector<std::pair<std::int64_t, std::int64_t>> uplinks;  // node and uplink in it, by link
   std::vector<int> lanes;
   for (InstanceFacts& f : facts_) {
+    f.shape.node_gpus = static_cast<int>(setup_.fleet.gpus_per_node);
+    const std::int64_t gpus = f.shape.gpus();
+    // The first node with room; a larger instance takes new nodes.
     std::size_t node = 0;
-    while (node < used_gpus.size() && used_gpus[node] + f.tp > setup_.fleet.gpus_per_node) ++node;
-    if (node == used_gpus.size()) used_gpus.push_back(0);
+    while (node < used_gpus.size() && used_gpus[node] + gpus > setup_.fleet.gpus_per_node) ++node;
+    while (static_cast<std::int64_t>(used_gpus.size() - node) * setup_.fleet.gpus_per_node < gpus) used_gpus.push_back(0);
     const std::pair<std::int64_t, std::int64_t> uplink{static_cast<std::int64_t>(node), used_gpus[node] / setup_.gpus_per_link};
-    used_gpus[node] += f.tp;
+    for (std::int64_t g = 0; g < gpus; ++g) ++used_gpus[node + static_cast<std::size_t>(g / setup_.fleet.gpus_per_node)];
     const auto link = static_cast<std::size_t>(std::find(uplinks.begin(), uplinks.end(), uplink) - uplinks.begin());
     nodes_.resize(used_gpus.size());
     if (link == uplinks.size()) {
@@ -36,7 +39,9 @@ void TokenEngine::PlaceInstances(Placement& placement) {
     f.node = static_cast<NodeId>(node);
     std::sort(f.models.begin(), f.models.end());
     Instance inst;
-    inst.tp = f.tp;
+    inst.shape = prices_.Id(f.shape);
+    inst.gpus = static_cast<int>(gpus);
+    inst.node_gpus = static_cast<int>(std::min(gpus, setup_.fleet.gpus_per_node));
     inst.role = f.role;
     inst.link = link;
     inst.lane = lanes[link]++;
@@ -58,8 +63,7 @@ void TokenEngine::PlaceInstances(Placement& placement) {
     const auto may_load = [n](const InstanceFacts& f) { return f.node == static_cast<NodeId>(n) && !f.pinned; };
     if (!setup_.host_cache_warm || std::none_of(facts_.begin(), facts_.end(), may_load)) continue;
     for (ModelId m = 0; m < static_cast<ModelId>(setup_.models.size()); ++m) {
-      const int tp = setup_.models[m].tp > 0 ? setup_.models[m].tp : facts_.front().tp;
-      const std::int64_t bytes = prices_.WeightBytes(m, tp) * tp;
+      const std::int64_t bytes = prices_.WeightBytes(m, instances_.front().shape) * instances_.front().node_gpus;
       if (HostCacheUsed(node) + bytes > setup_.host_cache_bytes) break;
       node.cache.push_back({m, bytes});
     }
@@ -104,14 +108,14 @@ std::int64_t TokenEngine::GpuUsed(InstanceId i) const {
 std::int64_t TokenEngine::HostUsed() const {
   std::int64_t bytes = 0;
   for (RequestId id = 0; id < static_cast<RequestId>(states_.size()); ++id) {
-    if (states_[id].live && PlaceOf(id) == KvPlace::kHost) bytes += KvBytes(id) * instances_[states_[id].instance].tp;
+    if (states_[id].live && PlaceOf(id) == KvPlace::kHost) bytes += KvBytes(id) * instances_[states_[id].instance].gpus;
   }
-  for (const Transfer& t : transfers_) bytes += t.bytes * instances_[t.instance].tp;
+  for (const Transfer& t : transfers_) bytes += t.bytes * instances_[t.instance].gpus;
   return bytes;
 }
 
 std::int64_t TokenEngine::GpuCapacity(InstanceId i) const {
-  return prices_.KvCapacityBytes(instances_[i].tp, instances_[i].resident, facts_[i].prefetch_bytes);
+  return prices_.KvCapacityBytes(instances_[i].shape, instances_[i].resident, facts_[i].prefetch_bytes);
 }
 
 std::int64_t TokenEngine::HostCacheUsed(const Node& node) const {
@@ -153,8 +157,8 @@ void TokenEngine::CheckBooks() const {
 }
 
 void TokenEngine::Busy(InstanceId i, Activity kind, TimePs from) {
-  activity[static_cast<std::size_t>(kind)] += (now_ - from) * instances_[i].tp;
-  busy_.push_back({kind, from, now_, instances_[i].tp});
+  activity[static_cast<std::size_t>(kind)] += (now_ - from) * instances_[i].gpus;
+  busy_.push_back({kind, from, now_, instances_[i].gpus});
   if (kind == Activity::kKvCopy) switching.kv += now_ - from;
 }
 
@@ -337,7 +341,8 @@ void TokenEngine::RouteArrival(RequestId id) {
 bool TokenEngine::FitsAlone(RequestId id, InstanceId i) const {
   const ModelId m = records_[id].model;
   const InstanceFacts& f = facts_[i];
-  const std::int64_t capacity = f.pinned ? GpuCapacity(i) : prices_.KvCapacityBytes(f.tp, {&m, 1}, f.prefetch_bytes);
+  const std::int64_t capacity =
+      f.pinned ? GpuCapacity(i) : prices_.KvCapacityBytes(instances_[i].shape, {&m, 1}, f.prefetch_bytes);
   return Blocks(Context(id) + 1) * BlockBytes(i, m) <= capacity;
 }
 
@@ -356,7 +361,7 @@ void TokenEngine::Handover(RequestId id) {
   const InstanceId i = states_[id].instance;
   scheduler_.OnRemoved(id, i, *this);
   const std::int64_t bytes = KvBytes(id);
-  if (HostUsed() + bytes * instances_[i].tp > setup_.host_kv_bytes) {
+  if (HostUsed() + bytes * instances_[i].gpus > setup_.host_kv_bytes) {
     states_[id].kv = KvPlace::kNowhere;
     RouteArrival(id);
     return;
@@ -366,7 +371,7 @@ void TokenEngine::Handover(RequestId id) {
     RouteToDecode(id);
     return;
   }
-  kv_bytes_moved += bytes * instances_[i].tp;
+  kv_bytes_moved += bytes * instances_[i].gpus;
   states_[id].kv = KvPlace::kMoving;
   Transfer t;
   t.kind = Move::kHandover;
@@ -487,7 +492,7 @@ bool TokenEngine::StartPrefill(InstanceId i, const Grant& grant) {
   }
   if (GpuUsed(i) > GpuCapacity(i)) Broken("a prefill that does not fit");
   SetPhase(i, Phase::kPrefill);
-  timer_[i] = now_ + prices_.Prefill(m, instances_[i].tp, static_cast<std::int64_t>(grant.requests.size()), sum, squares);
+  timer_[i] = now_ + prices_.Prefill(m, instances_[i].shape, static_cast<std::int64_t>(grant.requests.size()), sum, squares);
   return true;
 }
 
@@ -583,7 +588,7 @@ void TokenEngine::Fetch(InstanceId i, const BatchPtr& batch, Transfer& in, bool&
 
 void TokenEngine::SendIn(InstanceId i, Transfer& in, bool& waiting) {
   if (in.batches.empty() && in.requests.empty()) return;
-  kv_bytes_moved += in.bytes * instances_[i].tp;
+  kv_bytes_moved += in.bytes * instances_[i].gpus;
   in.kind = Move::kIn;
   in.instance = i;
   const std::vector<RequestId> requests = in.requests;
@@ -678,7 +683,7 @@ bool TokenEngine::StartMixed(InstanceId i, const Grant& grant) {
   }
   inst.parts.assign(1, batch);
   inst.mixed = true;
-  inst.mixed_price = prices_.Mixed(m, inst.tp, static_cast<std::int64_t>(batch->stepping.size()), chunks);
+  inst.mixed_price = prices_.Mixed(m, inst.shape, static_cast<std::int64_t>(batch->stepping.size()), chunks);
   inst.steps_left = steps;
   inst.done = 0;
   inst.spent = 0;
@@ -692,9 +697,9 @@ void TokenEngine::BeginStep(InstanceId i) {
   Instance& inst = instances_[i];
   const Batch& batch = *inst.parts[static_cast<std::size_t>(inst.done) % inst.parts.size()];
   const std::int64_t context = ContextOf(batch);
-  const TimePs price = inst.mixed
-                           ? inst.mixed_price.At(context, inst.done)
-                           : prices_.DecodeStep(batch.model, inst.tp, static_cast<std::int64_t>(batch.stepping.size()), context);
+  const TimePs price =
+      inst.mixed ? inst.mixed_price.At(context, inst.done)
+                 : prices_.DecodeStep(batch.model, inst.shape, static_cast<std::int64_t>(batch.stepping.size()), context);
   inst.step_start = now_;
   inst.step_end = now_ + price;
   if (inst.done == 0) inst.first_step = price;
@@ -786,8 +791,8 @@ std::int64_t TokenEngine::TakeFromTier(InstanceId i, ModelId m) {
   Node& node = nodes_[facts_[i].node];
   auto& cache = node.cache;
   const Tier tier = TierOf(i, m);
-  std::int64_t bytes = prices_.WeightBytes(m, instances_[i].tp) * instances_[i].tp;
-  switching.bytes[static_cast<std::size_t>(tier)] += bytes;
+  const std::int64_t bytes = prices_.WeightBytes(m, instances_[i].shape) * instances_[i].node_gpus;
+  switching.bytes[static_cast<std::size_t>(tier)] += prices_.WeightBytes(m, instances_[i].shape) * instances_[i].gpus;
   if (tier == Tier::kHostCache) {
     ++switching.cache_hits;
     const auto at = std::find_if(cache.begin(), cache.end(), [m](const auto& entry) { return entry.first == m; });
@@ -815,7 +820,7 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
   }
   std::sort(next.begin() + 1, next.end());
   const bool must_leave_first = !setup_.overlap_kv && !there && Leaving(i);
-  if (must_leave_first || prices_.KvCapacityBytes(inst.tp, next, facts_[i].prefetch_bytes) < GpuUsed(i)) {
+  if (must_leave_first || prices_.KvCapacityBytes(inst.shape, next, facts_[i].prefetch_bytes) < GpuUsed(i)) {
     if (!Leaving(i) && !Coming(i)) Broken("a switch leaves no room for the KV that is there");
     timer_[i] = kNever;
     SetPhase(i, Phase::kCopy);
@@ -843,7 +848,7 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
   inst.step_time_since_switch = 0;
   if (there) return false;
   SetPhase(i, Phase::kSwitch);
-  const std::int64_t bytes = prices_.WeightBytes(m, inst.tp);
+  const std::int64_t bytes = prices_.WeightBytes(m, inst.shape);
   inst.switch_earliest_end = now_ + grant.least;
   inst.switch_loads_after_timer = false;
   inst.switch_waits_for_prefetch = false;
@@ -857,7 +862,7 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
     }
     return true;
   }
-  weight_bytes_moved += bytes * inst.tp;
+  weight_bytes_moved += bytes * inst.gpus;
   if (grant.hiding == Grant::Hiding::kCredit) {
     const TimePs load = setup_.engine_init + TransferTime(bytes, TakeFromTier(i, m));
     timer_[i] = now_ + std::max(grant.least, load - credit);
@@ -874,7 +879,7 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
 
 void TokenEngine::SwitchGoesOn(InstanceId i) {
   Instance& inst = instances_[i];
-  const std::int64_t bytes = prices_.WeightBytes(inst.loaded, inst.tp);
+  const std::int64_t bytes = prices_.WeightBytes(inst.loaded, inst.shape);
   if (inst.switch_loads_after_timer) {
     inst.switch_loads_after_timer = false;
     if (inst.prefetch_transfer >= 0) {
@@ -911,7 +916,7 @@ void TokenEngine::FinishSwitch(InstanceId i) {
   const TimePs latency = now_ - inst.phase_start;
   switch_latencies.push_back(latency);
   TimePs copy = 0;
-  if (inst.switch_from_buffer) copy = TransferTime(2 * prices_.WeightBytes(inst.loaded, inst.tp), setup_.gpu.hbm_bytes_per_s);
+  if (inst.switch_from_buffer) copy = TransferTime(2 * prices_.WeightBytes(inst.loaded, inst.shape), setup_.gpu.hbm_bytes_per_s);
   const TimePs init = std::min(setup_.engine_init, latency);  // a credit may hide a part of it
   switching.engine_init += init;
   switching.copy += copy;
@@ -922,13 +927,13 @@ void TokenEngine::FinishSwitch(InstanceId i) {
 
 void TokenEngine::StartPrefetch(InstanceId i, ModelId m) {
   Instance& inst = instances_[i];
-  const std::int64_t bytes = prices_.WeightBytes(m, inst.tp);
+  const std::int64_t bytes = prices_.WeightBytes(m, inst.shape);
   if (!setup_.prefetch || inst.prefetched == m || resident(i, m) || bytes > facts_[i].prefetch_bytes ||
       inst.prefetch_transfer >= 0)
     return;
   inst.prefetched = m;
   inst.prefetch_ready = false;
-  weight_bytes_moved += bytes * inst.tp;
+  weight_bytes_moved += bytes * inst.gpus;
   Transfer t;
   t.kind = Move::kPrefetch;
   t.instance = i;
@@ -952,8 +957,8 @@ std::int64_t TokenEngine::Load(Transfer transfer, ModelId m) {
   const Instance& inst = instances_[i];
   const Tier tier = TierOf(i, m);
   transfer.number = next_transfer_++;
-  links_[inst.link].Add(now_, inst.lane, Direction::kIn, prices_.WeightBytes(m, inst.tp), TakeFromTier(i, m), transfer.number,
-                        transfer.kind == Move::kPrefetch, tier, inst.tp);
+  links_[inst.link].Add(now_, inst.lane, Direction::kIn, prices_.WeightBytes(m, inst.shape), TakeFromTier(i, m), transfer.number,
+                        transfer.kind == Move::kPrefetch, tier, inst.node_gpus);
   LinkChanged(inst.link);
   transfers_.push_back(std::move(transfer));
   return transfers_.back().number;
@@ -1034,12 +1039,12 @@ void TokenEngine::Evict(InstanceId i, const BatchPtr& batch) {
   if (all.empty()) return;
   std::int64_t bytes = 0;
   for (const RequestId id : all) bytes += KvBytes(id);
-  if (HostUsed() + bytes * instances_[i].tp > setup_.host_kv_bytes) {
+  if (HostUsed() + bytes * instances_[i].gpus > setup_.host_kv_bytes) {
     std::sort(all.begin(), all.end());
     for (const RequestId id : all) Preempt(i, id);
     return;
   }
-  kv_bytes_moved += bytes * instances_[i].tp;
+  kv_bytes_moved += bytes * instances_[i].gpus;
   for (const RequestId id : beside) states_[id].kv = setup_.kv_out_free ? KvPlace::kHost : KvPlace::kMoving;
   if (stepping) batch->place = setup_.kv_out_free ? Place::kHost : Place::kLeaving;
   if (setup_.kv_out_free) return;
@@ -1059,8 +1064,8 @@ void TokenEngine::Preempt(InstanceId i, RequestId id) {
   LeaveBatch(id);
   const std::int64_t bytes = KvBytes(id);
   const bool outgrown = Blocks(Context(id) + 1) * BlockBytes(i, records_[id].model) > GpuCapacity(i);
-  if (!outgrown && setup_.swap && HostUsed() + bytes * instances_[i].tp <= setup_.host_kv_bytes) {
-    kv_bytes_moved += bytes * instances_[i].tp;
+  if (!outgrown && setup_.swap && HostUsed() + bytes * instances_[i].gpus <= setup_.host_kv_bytes) {
+    kv_bytes_moved += bytes * instances_[i].gpus;
     if (setup_.kv_out_free) {
       s.kv = KvPlace::kHost;
     } else {

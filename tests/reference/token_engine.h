@@ -131,7 +131,9 @@ class TokenEngine final : public ClusterView, public Oracle {
   };
 
   struct Instance {
-    int tp = 1;
+    ShapeId shape = 0;
+    int gpus = 1;
+    int node_gpus = 1;  // of them, in its first node
     Role role = Role::kBoth;
     std::size_t link = 0;
     int lane = 0;
@@ -221,7 +223,7 @@ class TokenEngine final : public ClusterView, public Oracle {
   std::int64_t Context(RequestId id) const { return records_[id].prompt + static_cast<std::int64_t>(records_[id].tokens.size()); }
   std::int64_t Blocks(std::int64_t tokens) const { return (tokens + setup_.block_tokens - 1) / setup_.block_tokens; }
   std::int64_t BlockBytes(InstanceId i, ModelId m) const {
-    return setup_.block_tokens * prices_.KvBytesPerToken(m, instances_[i].tp);
+    return setup_.block_tokens * prices_.KvBytesPerToken(m, instances_[i].shape);
   }
   std::int64_t KvBytes(RequestId id) const;  // of the request, wherever they are
   KvPlace PlaceOf(RequestId id) const;

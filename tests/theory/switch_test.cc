@@ -113,8 +113,8 @@ TEST_CASE("A prefetched switch is a copy within GPU memory; one that is not ther
 }
 
 TEST_CASE("A host cache gives back what an entry was booked with, whatever shape evicts it", "[theory]") {
-  // 13,000,000,001 bytes are one less in two halves. The warm start books the shape that a model asks for, loads that of their
-  // instance; the books are compared with the entries at every event.
+  // 13,000,000,001 bytes are one less in two halves. A model's own shape is for instances of its own: in a pool the cache books
+  // that of the instances, at the start and at every load; the books are compared with the entries at every event.
   const TraceFile trace(
       "0,a,qwen2.5-7b,100,5\n20,b,qwen2.5-7b,100,5\n40,c,qwen2.5-7b,100,5\n60,d,qwen2.5-7b,100,5\n80,a,qwen2.5-7b,100,5\n");
   const RunResult r = Run(fmt::format(R"({{"workload": {{"path": "{}"}}, "models": [{{"weights_gb": 13.000000001, "tp": 2}}],
