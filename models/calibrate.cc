@@ -250,6 +250,21 @@ class Fitter {
       number.low = width > 1e3 ? 0 : number.value / width;
       number.high = width > 1e3 ? std::numeric_limits<double>::infinity() : number.value * width;
       number.identified = width <= kIdentifiedFactor;
+      // Near a kink the slope tells one side only: the data must object to a move either way.
+      const auto objects = [&](double move) {
+        Vector moved = x;
+        moved[k] += move;
+        const double loss = Residuals(copy, moved).head(n).squaredNorm() - r.head(n).squaredNorm();
+        return loss > 1.96 * 1.96 * variance;
+      };
+      if (!objects(-std::log(kIdentifiedFactor))) {
+        number.low = 0;
+        number.identified = false;
+      }
+      if (!objects(std::log(kIdentifiedFactor))) {
+        number.high = std::numeric_limits<double>::infinity();
+        number.identified = false;
+      }
       numbers.push_back(number);
     }
     return numbers;

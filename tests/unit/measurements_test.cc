@@ -42,7 +42,8 @@ std::string Json1(const std::string& rows, const std::string& unit = "ms", const
 }  // namespace
 
 TEST_CASE("Measurements are read from JSON with the file's defaults, and times in its unit", "[unit]") {
-  const MeasurementFile file = Read("a.json", Json1(R"({"kind": "decode", "batch": 16, "context": 8192, "time": 10.2, "spread": 0.1,
+  const MeasurementFile file =
+      Read("a.json", Json1(R"({"kind": "decode", "batch": 16, "context": 8192, "time": 10.2, "spread": 0.1,
       "repeats": 20}, {"kind": "gemm", "m": 64, "k": 3584, "n": 4608, "dtype": "bf16", "time": 0.02, "repeats": 9},
       {"kind": "copy", "direction": "both", "memory": "pinned", "bytes": 1048576, "time": 1, "time_back": 2, "repeats": 3},
       {"kind": "mixed", "batch": 0, "context": 0, "tokens": 512, "offset": 0, "time": 12, "repeats": 3, "tp": 2, "gpu": "A100"})"));
@@ -109,7 +110,7 @@ TEST_CASE("A bad file of measurements is refused with its place and what was exp
   CHECK_THAT(with("\"batch\": 16", "\"batch\": 16, \"bach\": 3"), Contains("unknown key \"bach\"; did you mean \"batch\"?"));
   CHECK_THAT(with("\"batch\": 16", "\"batch\": 0"), Contains("batch: found 0; expected at least 1"));
   CHECK_THAT(with("\"batch\": 16", "\"batch\": 16, \"dtype\": \"int3\""), Contains("unknown dtype \"int3\""));
-  CHECK_THAT(ErrorOf("bad.json", Json1(decode, "min")), Contains("/unit: unknown unit \"min\"") && Contains("s, ms, us"));
+  CHECK_THAT(ErrorOf("bad.json", Json1(decode, "min")), Contains("/unit: unknown unit \"min\"") && Contains("known: ms, s, us"));
   CHECK_THAT(ErrorOf("bad.json", Json1(decode, "s", "h900")),
              Contains("/rows/0: gpu: unknown GPU \"h900\"") && Contains("needs a \"gpu_spec\""));
   CHECK_THAT(ErrorOf("bad.json", "{\"schema\": \"other\"}"), Contains("/schema: found \"other\""));

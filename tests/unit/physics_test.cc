@@ -1,5 +1,5 @@
-// What the physics form adds to a dense model on one node: experts, latents, precisions, pipelines and expert parallelism. Each is
-// worked by hand from the formulas of models/physics.h on numbers that leave one term at a time.
+// What the physics form adds to a dense model on one node: experts, latents, precisions, pipelines and expert parallelism. Each
+// is worked by hand from the formulas of models/physics.h on numbers that leave one term at a time.
 #include <cmath>
 #include <string>
 
@@ -13,9 +13,9 @@ namespace {
 
 // A made-up GPU on which everything takes round times.
 GpuSpec Gpu() {
-  return ParseGpu(R"({"name": "round", "memory_bytes": 1000000000000, "hbm_bytes_per_s": 1000000000000, "bf16_flops": 1e15,
-      "fp8_flops": 2e15, "int8_flops": 4e15, "nvlink_bytes_per_s": 100000000000, "pcie_bytes_per_s": 10000000000,
-      "multiprocessors": 100, "all_reduce": [{"gpus": 8, "latency_us": 10, "gb_per_s": 100}], "source": "made up"})",
+  return ParseGpu(R"({"name": "round", "memory_bytes": 1000000000000, "hbm_bytes_per_s": 4000000000000, "bf16_flops": 1e15,
+      "fp8_flops": 2e15, "int8_flops": 2e15, "nvlink_bytes_per_s": 100000000000, "pcie_bytes_per_s": 10000000000,
+      "multiprocessors": 100, "all_reduce": [{"gpus": 8, "latency_us": 10, "gb_per_s": 100}], "all_reduce_source": "made up", "source": "made up"})",
                   "round.json");
 }
 
@@ -42,18 +42,18 @@ LlmSpec Moe() {
 }
 
 LlmSpec Mla() {
-  return ParseLlm(R"({"name": "mla", "hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "intermediate_size": 2048,
+  return ParseLlm(
+      R"({"name": "mla", "hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "intermediate_size": 2048,
       "vocab_size": 1000, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "source": "made up"})",
-                  "mla.json");
+      "mla.json");
 }
 
-double Decode(const LlmSpec& llm, const Shape& shape, const Precision& precision, const PhysicsNumbers& numbers, std::int64_t batch,
-              std::int64_t context) {
-  return ToSeconds(
-      MakePhysicsCost(Gpu(), llm, shape, llm.Resolve(precision), {numbers, {}})->DecodeStep(batch).At(context));
+double Decode(const LlmSpec& llm, const Shape& shape, const Precision& precision, const PhysicsNumbers& numbers,
+              std::int64_t batch, std::int64_t context) {
+  return ToSeconds(MakePhysicsCost(Gpu(), llm, shape, llm.Resolve(precision), {numbers, {}})->DecodeStep(batch).At(context));
 }
 
-constexpr double kByte = 1e-12;  // seconds to move one
+constexpr double kByte = 0.25e-12;  // seconds to move one
 
 }  // namespace
 
@@ -78,7 +78,7 @@ TEST_CASE("Experts over ep GPUs are read by ep GPUs, and rows travel to them", "
   // Nearly all experts are read in both; each GPU reads an eighth of them, and an eighth of the rows stay in its attention.
   const double experts = 8 * 2.0 * 16 * 3 * 1024 * 2048 * kByte;
   CHECK(alone > experts);
-  CHECK(spread < alone / 2);
+  CHECK(spread < 0.6 * alone);
   // The exchange: 2 x latency, and 8 rows to 7/8 of 2 of 8 GPUs and back at 84 GB/s.
   PhysicsNumbers far = Ideal();
   far.network_us = 1000;
@@ -90,7 +90,9 @@ TEST_CASE("Experts over ep GPUs are read by ep GPUs, and rows travel to them", "
 TEST_CASE("Latent attention reads its latent, whatever the heads, on every GPU of a group", "[unit]") {
   const LlmSpec llm = Mla();
   const std::int64_t t = 1'000'000;
-  const auto slope = [&](int tp) { return (Decode(llm, {.tp = tp}, {}, Ideal(), 8, t) - Decode(llm, {.tp = tp}, {}, Ideal(), 8, 0)) / t; };
+  const auto slope = [&](int tp) {
+    return (Decode(llm, {.tp = tp}, {}, Ideal(), 8, t) - Decode(llm, {.tp = tp}, {}, Ideal(), 8, 0)) / t;
+  };
   // 576 numbers of 2 bytes in 4 layers; 16 heads take 2 x 16 x (576 + 512) FLOPs a token, less than the reading.
   CHECK(slope(1) == Approx(4 * 576 * 2 * kByte).epsilon(1e-3));
   CHECK(slope(4) == Approx(slope(1)).epsilon(1e-3));
@@ -103,7 +105,9 @@ TEST_CASE("Latent attention reads its latent, whatever the heads, on every GPU o
 
 TEST_CASE("FP8 and INT8 halve the weights and INT4 quarters them; FP8 halves the KV cache", "[unit]") {
   const LlmSpec llm = Dense();
-  const auto at = [&](const char* weights, const char* kv, std::int64_t t) { return Decode(llm, {}, {weights, kv}, Ideal(), 1, t); };
+  const auto at = [&](const char* weights, const char* kv, std::int64_t t) {
+    return Decode(llm, {}, {weights, kv}, Ideal(), 1, t);
+  };
   const double matrices = 8 * (1024.0 * (1024 + 512) + 1024 * 1024 + 3 * 1024 * 4096);
   CHECK(at("bf16", "bf16", 0) - at("fp8", "bf16", 0) == Approx(matrices * kByte).epsilon(1e-6));
   CHECK(at("fp8", "bf16", 0) == at("int8", "bf16", 0));
@@ -115,7 +119,7 @@ TEST_CASE("FP8 and INT8 halve the weights and INT4 quarters them; FP8 halves the
     return ToSeconds(MakePhysicsCost(Gpu(), llm, Shape{}, llm.Resolve({weights, "bf16"}), {n, {}})->Prefill(1, 8192, 0));
   };
   CHECK(prefill("fp8", Ideal()) == Approx(prefill("bf16", Ideal()) / 2).epsilon(0.01));
-  CHECK(prefill("int8", Ideal()) == Approx(prefill("bf16", Ideal()) / 4).epsilon(0.08));
+  CHECK(prefill("int8", Ideal()) == Approx(prefill("bf16", Ideal()) / 2).epsilon(0.01));
   PhysicsNumbers poor = Ideal();
   poor.compute_8bit = 0.3;
   CHECK(prefill("fp8", poor) == Approx(prefill("bf16", poor)).epsilon(0.01));
@@ -132,7 +136,9 @@ TEST_CASE("A pipeline's decode step is the layers at a micro-batch's size, and h
   const double hand_over = 100e-6 + 64 * 2 * 1024 / 50e9;
   CHECK(Decode(llm, two, {}, n, 128, 0) == Approx(Decode(llm, {}, {}, n, 64, 0) + hand_over).epsilon(1e-9));
   // KV of all requests is read, half of it at a time.
-  const auto slope = [&](const Shape& shape) { return Decode(llm, shape, {}, n, 128, 1'000'000) - Decode(llm, shape, {}, n, 128, 0); };
+  const auto slope = [&](const Shape& shape) {
+    return Decode(llm, shape, {}, n, 128, 1'000'000) - Decode(llm, shape, {}, n, 128, 0);
+  };
   CHECK(slope(two) == Approx(slope({}) / 2).epsilon(1e-4));
   // One request goes through all stages alone.
   CHECK(Decode(llm, two, {}, n, 1, 0) == Approx(Decode(llm, {}, {}, n, 1, 0) + 100e-6 + 2 * 1024 / 50e9).epsilon(1e-9));
@@ -146,7 +152,8 @@ TEST_CASE("A pipeline's decode step is the layers at a micro-batch's size, and h
 }
 
 TEST_CASE("Rows become work in waves of tiles: a wave more costs a step up, a wave shared costs in proportion", "[unit]") {
-  const GpuSpec gpu = Gpu();
+  GpuSpec gpu = Gpu();
+  gpu.hbm_bytes_per_s *= 10;  // arithmetic binds
   PhysicsNumbers n = Ideal();
   n.rows = "waves";
   n.wave = 1;
@@ -164,9 +171,10 @@ TEST_CASE("Rows become work in waves of tiles: a wave more costs a step up, a wa
   }
   // A soft corner: both sides at once cost more than the larger, at most 2^(1/p) times as much.
   n.roofline_power = 3;
-  const double soft = GemmSeconds(gpu, n, 500, 1000, 12'800);
+  gpu.hbm_bytes_per_s /= 10;
+  const double soft = GemmSeconds(gpu, n, 250, 10'000, 12'800);
   n.roofline_power = 0;
-  const double hard = GemmSeconds(gpu, n, 500, 1000, 12'800);
+  const double hard = GemmSeconds(gpu, n, 250, 10'000, 12'800);
   CHECK(soft > hard);
   CHECK(soft <= hard * 1.26);
 }
