@@ -45,8 +45,21 @@ std::vector<Spec> Load(std::string_view folder, Spec (*parse)(std::string_view, 
   return specs;
 }
 
+constexpr std::size_t kMostNamesShown = 12;
+
+// Of many known names the nearest are shown.
+InputError Unknown(const char* what, const char* listing, std::string_view name, std::vector<std::string> known) {
+  const std::size_t all = known.size();
+  if (all <= kMostNamesShown) return InputError(UnknownName(what, name, std::move(known)));
+  std::stable_sort(known.begin(), known.end(),
+                   [&](const std::string& a, const std::string& b) { return EditDistance(name, a) < EditDistance(name, b); });
+  known.resize(kMostNamesShown);
+  return InputError(
+      fmt::format("{} and {} more: poolsim list {}", UnknownName(what, name, std::move(known)), all - kMostNamesShown, listing));
+}
+
 template <class Spec>
-const Spec& ByName(const std::vector<Spec>& specs, const char* what, std::string_view name) {
+const Spec& ByName(const std::vector<Spec>& specs, const char* what, const char* listing, std::string_view name) {
   const std::string key = Key(name);
   std::vector<std::string> known;
   for (const Spec& spec : specs) {
@@ -54,7 +67,7 @@ const Spec& ByName(const std::vector<Spec>& specs, const char* what, std::string
     if (matches(spec.name) || std::any_of(spec.aliases.begin(), spec.aliases.end(), matches)) return spec;
     known.push_back(spec.name);
   }
-  throw InputError(UnknownName(what, name, std::move(known)));
+  throw Unknown(what, listing, name, std::move(known));
 }
 
 bool IsFile(std::string_view name) { return name.ends_with(".json"); }
@@ -155,13 +168,13 @@ const std::vector<LlmSpec>& Llms() {
 
 const GpuSpec& GpuByName(std::string_view name) {
   static Files<GpuSpec> files;
-  if (!IsFile(name)) return ByName(Gpus(), "GPU", name);
+  if (!IsFile(name)) return ByName(Gpus(), "GPU", "gpus", name);
   return files.Read(name, [](const std::string& path) { return ParseGpu(ReadWholeFile(path), path); });
 }
 
 const LlmSpec& LlmByName(std::string_view name) {
   static Files<LlmSpec> files;
-  return IsFile(name) ? files.Read(name, ReadLlmFile) : ByName(Llms(), "LLM", name);
+  return IsFile(name) ? files.Read(name, ReadLlmFile) : ByName(Llms(), "LLM", "llms", name);
 }
 
 std::vector<EmbeddedFile> EmbeddedIn(std::string_view folder) {

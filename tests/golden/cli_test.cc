@@ -139,8 +139,8 @@ TEST_CASE("Unknown names are refused with the place and the nearest known name",
                     {"scenario.json: /policy/params/aegaeon", "q_mx_s", "did you mean \"q_max_s\"?"});
   desk.CheckRefused(Run({"policy.params.aegeon.q_max_s=3"}),
                     {"scenario.json: /policy/params/aegeon", "did you mean \"aegaeon\"?"});
-  desk.CheckRefused(Run({"models=[{\"llm\": \"qwen2.5-8b\"}]"}),
-                    {"scenario.json: /models/0/llm: ", "\"qwen2.5-8b\"", "did you mean \"qwen2.5-7b\"?"});
+  desk.CheckRefused(Run({"models=[{\"llm\": \"qwem2.5-7b\"}]"}),
+                    {"scenario.json: /models/0/llm: ", "\"qwem2.5-7b\"", "did you mean \"qwen2.5-7b\"?"});
   desk.CheckRefused(Run({"fleet.gpu=h1000"}), {"scenario.json: /fleet/gpu: ", "\"h1000\"", "did you mean \"h100\"?"});
   desk.CheckRefused(Run({"flet.gpus=3"}), {"scenario.json: /", "\"flet\"", "did you mean \"fleet\"?"});
   desk.CheckRefused(Run({"cost.form=phisics"}), {"scenario.json: /cost/form: ", "did you mean \"physics\"?"});
@@ -149,8 +149,8 @@ TEST_CASE("Unknown names are refused with the place and the nearest known name",
 
 TEST_CASE("A model of the trace that the catalogue does not know is named", "[golden]") {
   const Desk desk("model");
-  Put(desk.folder() / "trace.csv", "arrival_s,model,base,prompt_tokens,output_tokens\n0.1,chat,qwen2.5-8b,200,20\n");
-  desk.CheckRefused(Run({}), {"scenario.json: ", "\"chat\"", "\"qwen2.5-8b\"", "did you mean \"qwen2.5-7b\"?"});
+  Put(desk.folder() / "trace.csv", "arrival_s,model,base,prompt_tokens,output_tokens\n0.1,chat,qwem2.5-7b,200,20\n");
+  desk.CheckRefused(Run({}), {"scenario.json: ", "\"chat\"", "\"qwem2.5-7b\"", "did you mean \"qwen2.5-7b\"?"});
   Put(desk.folder() / "trace.csv", "arrival_s,model,prompt_tokens,output_tokens\n0.1,chat,200,20\n");
   desk.CheckRefused(Run({}), {"scenario.json: /models: ", "\"chat\""});
 }
