@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -104,8 +105,8 @@ void PrintNumbers(const Calibration& c, const Style& style) {
   bool doubtful = false;
   for (const FittedNumber& n : c.numbers) {
     const std::string high = std::isfinite(n.high) ? fmt::format("{:.3g}", n.high) : "no bound";
-    table.Row({n.gpu == gpu ? "" : n.gpu, n.name, fmt::format("{:.3g}", n.value), fmt::format("{:.3g} to {}", n.low, high),
-               n.identified ? "" : "not identified"});
+    table.Row({n.gpu == gpu ? "" : n.gpu, n.name, fmt::format(n.identified ? "{:.3g}" : "({:.3g})", n.value),
+               fmt::format("{:.3g} to {}", n.low, high), n.identified ? "" : "not identified"});
     doubtful = doubtful || !n.identified;
     gpu = n.gpu;
   }
@@ -185,15 +186,15 @@ void WritePlot(const Calibration& c, const std::string& path) {
   }
   const std::string terminal = extension == ".pdf" ? "pdfcairo" : extension == ".png" ? "pngcairo" : "svg";
   if (path.find_first_of("\"\n\\") != std::string::npos) throw InputError("--plot: a quote or line break in a file's name");
+  if (std::system("command -v gnuplot >/dev/null 2>&1") != 0) {
+    throw InputError("--plot: needs gnuplot, Debian's package gnuplot-nox; a file that ends in .csv does not");
+  }
   std::FILE* gnuplot = popen("gnuplot -", "w");
   if (gnuplot == nullptr) throw InputError("--plot: gnuplot cannot be started");
   const std::string script = PlotScript(c, path, terminal);
   std::fwrite(script.data(), 1, script.size(), gnuplot);
   if (pclose(gnuplot) != 0 || !std::filesystem::exists(path)) {
-    throw InputError(
-        fmt::format("--plot: gnuplot did not draw {}; it is Debian's package gnuplot-nox (a file that ends in .csv "
-                    "needs no gnuplot)",
-                    path));
+    throw InputError(fmt::format("--plot: gnuplot did not draw {}", path));
   }
 }
 
@@ -229,7 +230,6 @@ void Calibrate(const Options& options) {
   PrintErrors(c, "physics", style);
   PrintErrors(c, "linear", style);
   PrintNumbers(c, style);
-  if (!options.plot.empty()) WritePlot(c, options.plot);
   if (!options.out.empty()) {
     WriteText(options.out, ProfileText(c.profile));
     fmt::print("\nprofile: {}\n", options.out);
@@ -239,7 +239,10 @@ void Calibrate(const Options& options) {
       fmt::print("GPU:     {} (a scenario's fleet.gpu)\n", path);
     }
   }
-  if (!options.plot.empty()) fmt::print("plot:    {}\n", options.plot);
+  if (!options.plot.empty()) {
+    WritePlot(c, options.plot);
+    fmt::print("plot:    {}\n", options.plot);
+  }
 }
 
 }  // namespace
