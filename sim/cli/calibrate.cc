@@ -104,8 +104,9 @@ void PrintNumbers(const Calibration& c, const Style& style) {
   std::string gpu;
   bool doubtful = false;
   for (const FittedNumber& n : c.numbers) {
+    const std::string value = fmt::format("{:.3g}", n.value);
     const std::string high = std::isfinite(n.high) ? fmt::format("{:.3g}", n.high) : "no bound";
-    table.Row({n.gpu == gpu ? "" : n.gpu, n.name, fmt::format(n.identified ? "{:.3g}" : "({:.3g})", n.value),
+    table.Row({n.gpu == gpu ? "" : n.gpu, n.name, n.identified ? value : "(" + value + ")",
                fmt::format("{:.3g} to {}", n.low, high), n.identified ? "" : "not identified"});
     doubtful = doubtful || !n.identified;
     gpu = n.gpu;
