@@ -183,7 +183,7 @@ class Planner {
     const double parameters = static_cast<double>(llm_.Parameters());
     const double width = static_cast<double>(llm_.num_hidden_layers * llm_.num_attention_heads * llm_.head_dim);
     const auto fits = [&](double rows, double pairs, std::int64_t kv_bytes) {
-      return 2 * rows * parameters + 4 * pairs * width <= scope_.most_flops && kv_bytes <= scope_.most_bytes;
+      return 2 * rows * parameters + 4 * pairs * width <= scope_.most_step_flops && kv_bytes <= scope_.most_bytes;
     };
     const auto as_double = [](std::int64_t x) { return static_cast<double>(x); };
     Pairs(quick ? Ladder{1, 2, 4} : Ladder{1, 2, 4, 8, 16, 32},
@@ -238,7 +238,8 @@ std::string Case::Text() const {
 Scope CpuScope(bool quick) {
   Scope scope;
   scope.quick = quick;
-  scope.most_flops = quick ? 1.5e9 : 20e9;
+  scope.most_flops = quick ? 0.6e9 : 20e9;
+  scope.most_step_flops = quick ? 2.2e9 : 50e9;
   scope.most_bytes = quick ? 400'000'000 : 2'000'000'000;
   scope.most_copy_bytes = quick ? 1 << 24 : 1 << 28;
   scope.most_weight_bytes = quick ? 128 << 20 : 1 << 30;
@@ -254,6 +255,7 @@ Scope GpuScope(bool quick, std::int64_t free_bytes) {
   Scope scope;
   scope.quick = quick;
   scope.most_flops = quick ? 50e12 : 1000e12;
+  scope.most_step_flops = scope.most_flops;
   scope.most_bytes = free_bytes / 4;
   scope.most_copy_bytes = std::min(free_bytes / 4, quick ? std::int64_t{1} << 27 : std::int64_t{1} << 30);
   scope.most_weight_bytes = free_bytes / 2;

@@ -25,7 +25,8 @@ struct Case {
 // How much is measured, by device and haste.
 struct Scope {
   bool quick = false;
-  double most_flops = 0;               // of one run of a case
+  double most_flops = 0;               // of one run of a kernel
+  double most_step_flops = 0;          // of one whole step
   std::int64_t most_bytes = 0;         // of device memory that a case may take
   std::int64_t most_copy_bytes = 0;    // of one copy
   std::int64_t most_weight_bytes = 0;  // of a model's layers before they are shared (see model.h)

@@ -77,6 +77,7 @@ TEST_CASE("the plan holds every kind, the tile borders, and the shapes of one of
 TEST_CASE("however small the bounds, the plan keeps one case of each kind", "[unit]") {
   Scope scope = CpuScope(true);
   scope.most_flops = 1;
+  scope.most_step_flops = 1;
   scope.most_bytes = 1 << 20;
   Plan plan = MakePlan(LlmByName("qwen2.5-72b"), 1, 1, scope);
   for (const char* kind : {"gemm", "prefill_attention", "decode_attention", "prefill", "decode"})
