@@ -12,8 +12,9 @@
 //       "llm": "qwen2.5-7b",                     catalogue name, for rows that name none
 //       "unit": "s",                             of every time in the file: s | ms | us
 //       "device": {...},                         optional: facts of the machine, carried into the profile as they are
-//       "gpu_spec": {...},                       optional: a catalogue entry (models/gpus/*.json) for a GPU that the catalogue
-//       lacks "rows": [{"kind": "decode", "batch": 16, "context": 8192, "time": 0.0102, "spread": 0.0001, "repeats": 20}, ...]
+//       "gpu_spec": {...},                       optional: the entry (as in models/gpus/) of a GPU that the catalogue lacks
+//       "llm_spec": {...},                       optional: the entry (as in models/llms/) of an LLM that the catalogue lacks
+//       "rows": [{"kind": "decode", "batch": 16, "context": 8192, "time": 0.0102, "spread": 0.0001, "repeats": 20}, ...]
 //     }
 //
 // CSV with a header; the columns are the keys of a row in any order, an empty cell is an absent key, and the time's unit is in
@@ -29,13 +30,11 @@
 // gemm           m, k, n                                          m rows through a k x n matrix
 // prefill_attention  batch, tokens, heads, kv_heads, head_dim     causal attention of one layer over `batch` prompts
 // decode_attention   batch, context, heads, kv_heads, head_dim    one layer, `context` tokens in all, from a paged KV cache
-// launch         kernels, graph (0 | 1)                           launching `kernels` empty kernels, one by one or as a CUDA
-// graph copy           direction (h2d | d2h | both | d2d), memory (pinned | pageable), bytes   a copy; both: `bytes` each way at
-// once,
-//                                                                 `time` is that of h2d and `time_back` that of d2h
-// kv_copy        direction (gather | scatter), blocks, block_bytes, batched (0 | 1)      KV blocks into or out of one buffer: a
-// copy
-//                                                                 a block, or one kernel for all
+// launch         kernels, graph (0 | 1)                           launching `kernels` empty kernels: one by one, or as a graph
+// copy           direction (h2d | d2h | both | d2d), bytes,       a copy; both: `bytes` each way at once, `time` is that of h2d
+//                memory (pinned | pageable; none for d2d)         and `time_back` that of d2h
+// kv_copy        direction (gather | scatter), blocks,            KV blocks of the cache into or out of one buffer on the device:
+//                block_bytes, batched (0 | 1)                     a copy a block, or one kernel for all
 // all_reduce     gpus, bytes                                      a sum over `gpus` tensors of `bytes` each
 // alloc          bytes                                            allocating and freeing device memory
 // context        -                                                creating a device context
