@@ -666,7 +666,12 @@ Json SwitchBlock(const std::vector<const Measurement*>& rows) {
 Calibration Calibrate(const std::vector<MeasurementFile>& files, const CalibrationOptions& options) {
   Calibration result;
   std::map<std::string, const GpuSpec*> own;
+  std::map<std::string, const LlmSpec*> own_llms;
   for (const MeasurementFile& file : files) {
+    if (file.llm_spec) {
+      own_llms[file.llm_spec->name] = &*file.llm_spec;
+      result.llm_specs.push_back(*file.llm_spec);
+    }
     if (file.gpu_spec) {
       own[file.gpu_spec->name] = &*file.gpu_spec;
       result.gpu_specs.push_back(*file.gpu_spec);
@@ -682,7 +687,8 @@ Calibration Calibrate(const std::vector<MeasurementFile>& files, const Calibrati
       p.batch = SizeOf(m, "batch");
       p.step = m.kind == "prefill" || m.kind == "decode" || m.kind == "mixed";
       if (p.step) {
-        p.llm = &LlmByName(m.llm);
+        const auto at = own_llms.find(m.llm);
+        p.llm = at != own_llms.end() ? at->second : &LlmByName(m.llm);
         p.llm->CheckShape({.tp = static_cast<int>(m.tp)});
         p.tokens = m.kind == "prefill" ? p.batch * SizeOf(m, "tokens") : SizeOf(m, "context") + SizeOf(m, "tokens");
         points.push_back(p);

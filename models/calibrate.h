@@ -75,7 +75,7 @@ struct Calibration {
   std::vector<FittedNumber> numbers;
   std::vector<PlotPoint> plot;
   std::vector<GpuSpec> gpu_specs;  // of GPUs that the catalogue lacks
-  std::vector<std::string> remarks;
+  std::vector<LlmSpec> llm_specs;  // and of LLMs
 };
 
 // Throws InputError when there is nothing to fit.

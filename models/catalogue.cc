@@ -70,6 +70,14 @@ const Spec& ByName(const std::vector<Spec>& specs, const char* what, const char*
   throw Unknown(what, listing, name, std::move(known));
 }
 
+template <class Spec>
+bool HasName(const Spec& spec, std::string_view name) {
+  if (spec.name == name) return true;
+  const std::string key = Key(name);
+  return Key(spec.name) == key ||
+         std::any_of(spec.aliases.begin(), spec.aliases.end(), [&](const std::string& alias) { return Key(alias) == key; });
+}
+
 bool IsFile(std::string_view name) { return name.ends_with(".json"); }
 
 // Entries in files of their own, by path; they stay where they are once read.
@@ -81,6 +89,7 @@ class Files {
     std::unique_ptr<Spec>& spec = specs_[std::string(path)];
     if (spec == nullptr) {
       auto fresh = std::make_unique<Spec>(read(std::string(path)));
+      fresh->aliases.push_back(fresh->name);
       fresh->name = path;
       spec = std::move(fresh);
     }
@@ -165,6 +174,9 @@ const std::vector<LlmSpec>& Llms() {
   static const std::vector<LlmSpec> llms = Load("models/llms/", ParseLlm);
   return llms;
 }
+
+bool IsCalled(const GpuSpec& gpu, std::string_view name) { return HasName(gpu, name); }
+bool IsCalled(const LlmSpec& llm, std::string_view name) { return HasName(llm, name); }
 
 const GpuSpec& GpuByName(std::string_view name) {
   static Files<GpuSpec> files;

@@ -24,10 +24,14 @@ const std::vector<LlmSpec>& Llms();
 
 // By name or alias; throw InputError with the nearest known name. A name that ends in ".json" is a file instead: an entry of its
 // own or, for an LLM, a Hugging Face config.json (models/llm_import.h), read once. Its spec's name is the path as given, so that
-// the name finds it again; InputError where it cannot be read. The references live as long as the program. Safe from several
-// threads.
+// the name finds it again, and its own name is an alias; InputError where it cannot be read. The references live as long as the
+// program. Safe from several threads.
 const GpuSpec& GpuByName(std::string_view name);
 const LlmSpec& LlmByName(std::string_view name);
+
+// Whether `name` is the entry's name or one of its aliases: how a profile's rows find entries from files too.
+bool IsCalled(const GpuSpec& gpu, std::string_view name);
+bool IsCalled(const LlmSpec& llm, std::string_view name);
 
 // Embedded files directly below `folder` ("models/profiles/"), ordered by path.
 std::vector<EmbeddedFile> EmbeddedIn(std::string_view folder);

@@ -25,10 +25,11 @@ struct GpuSpec {
   std::string name;
   std::vector<std::string> aliases;
   std::string title;
-  std::int64_t memory_bytes = 0;         // all of it; what the CUDA context and activations take is the scenario's reserve
-  std::int64_t hbm_bytes_per_s = 0;      // peak
-  std::int64_t multiprocessors = 0;      // streaming multiprocessors, compute units or cores that work on tiles; 0: not known
-  double bf16_flops = 0;                 // peak, dense (without sparsity), FLOP/s; fp16 runs at the same rate
+  std::int64_t memory_bytes = 0;     // all of it; what the CUDA context and activations take is the scenario's reserve
+  std::int64_t hbm_bytes_per_s = 0;  // peak
+  std::int64_t multiprocessors =
+      0;                  // streaming multiprocessors, compute units or cores that work on tiles; 0: not known, or no tiles
+  double bf16_flops = 0;  // peak, dense (without sparsity), FLOP/s; fp16 runs at the same rate
   std::optional<double> fp8_flops;       // as bf16_flops; not set where the GPU has no FP8
   std::optional<double> int8_flops;      // as bf16_flops, integer operations; not set where the GPU has no INT8 matrix units
   std::int64_t nvlink_bytes_per_s = 0;   // GPU to GPU, per direction: half of the figure vendors print; 0: over PCIe only

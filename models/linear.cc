@@ -86,8 +86,8 @@ class Linear final : public CostModel {
     std::vector<std::string> known;
     for (const LinearEntry& entry : params_.models) {
       known.push_back(Label(entry));
-      if (entry.llm != llm_spec.name) continue;
-      if (!entry.gpu.empty() && entry.gpu != gpu_spec.name) continue;
+      if (!IsCalled(llm_spec, entry.llm)) continue;
+      if (!entry.gpu.empty() && !IsCalled(gpu_spec, entry.gpu)) continue;
       if (entry.tp && *entry.tp != tp) continue;
       if (best == nullptr || rank(entry) > rank(*best)) best = &entry;
     }
@@ -150,7 +150,6 @@ const Register<CostModelEntry> kRegistered{{
           const Profile& profile = FindProfile(ProfilePath(read.profile, file), "linear");
           LinearSection section;
           ReadStruct(profile.linear, profile.file, "/linear", section);
-          CheckEntries(section.models, profile.file, "/linear");
           read.models = std::move(section.models);
         } catch (const InputError& error) {
           throw InputError(fmt::format("{}: {}/profile: {}", file, path, error.what()));

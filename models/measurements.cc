@@ -31,7 +31,7 @@ const std::vector<Kind>& Kinds() {
       {"prefill_attention", {"batch", "tokens", "heads", "kv_heads", "head_dim"}, {}},
       {"decode_attention", {"batch", "context", "heads", "kv_heads", "head_dim"}, {}},
       {"launch", {"kernels", "graph"}, {}},
-      {"copy", {"bytes"}, {"direction", "memory"}},
+      {"copy", {"bytes"}, {"direction", "memory"}},  // no memory within the device
       {"kv_copy", {"blocks", "block_bytes", "batched"}, {"direction"}},
       {"all_reduce", {"gpus", "bytes"}, {}},
       {"alloc", {"bytes"}, {}},
@@ -130,7 +130,8 @@ std::string GpuName(const std::string& name, const std::optional<GpuSpec>& own, 
   }
 }
 
-std::string LlmName(const std::string& name, const std::string& place) {
+std::string LlmName(const std::string& name, const std::optional<LlmSpec>& own, const std::string& place) {
+  if (own && own->name == name) return name;
   try {
     return LlmByName(name).name;
   } catch (const InputError& error) {
@@ -147,7 +148,7 @@ struct Defaults {
   std::string back = "time_back";
 };
 
-Measurement Parse(Row row, const Defaults& defaults, const std::optional<GpuSpec>& own) {
+Measurement Parse(Row row, const Defaults& defaults, const MeasurementFile& file) {
   Measurement m;
   m.place = row.place();
   m.kind = row.RequiredText("kind");
@@ -162,10 +163,10 @@ Measurement Parse(Row row, const Defaults& defaults, const std::optional<GpuSpec
 
   const std::string gpu = row.Text("gpu", defaults.gpu);
   if (gpu.empty()) Refuse(m.place, "gpu: missing, in the row and in the file");
-  m.gpu = GpuName(gpu, own, m.place);
+  m.gpu = GpuName(gpu, file.gpu_spec, m.place);
   m.label = row.Text("llm", defaults.llm);
   if (m.label.empty() && IsStep(m.kind)) Refuse(m.place, "llm: missing, in the row and in the file");
-  if (!m.label.empty()) m.llm = LlmName(m.label, m.place);
+  if (!m.label.empty()) m.llm = LlmName(m.label, file.llm_spec, m.place);
   if (row.Has("tp")) m.tp = row.Whole("tp", 1);
   m.dtype = row.Text("dtype", "bf16");
   if (const std::vector<std::string> dtypes = {"bf16", "fp8", "int8", "fp32"};
@@ -174,7 +175,10 @@ Measurement Parse(Row row, const Defaults& defaults, const std::optional<GpuSpec
   }
   for (const char* size : kind->sizes) m.sizes[size] = row.Whole(size, MayBeZero(size) ? 0 : 1);
   if (IsStep(m.kind) && m.kind != "mixed" && m.sizes["batch"] == 0) Refuse(m.place, "batch: found 0; expected at least 1");
-  for (const char* choice : kind->choices) m.choices[choice] = row.RequiredText(choice);
+  for (const std::string choice : kind->choices) {
+    if (choice == "memory" && m.choices["direction"] == "d2d" && !row.Has(choice)) continue;
+    m.choices[choice] = row.RequiredText(choice);
+  }
   const auto one_of = [&](const char* choice, const std::vector<std::string>& allowed) {
     const auto at = m.choices.find(choice);
     if (at != m.choices.end() && std::find(allowed.begin(), allowed.end(), at->second) == allowed.end()) {
@@ -211,7 +215,8 @@ std::string TextIn(const Json& json, const char* key, const std::string& place) 
 void ReadJson(const std::string& text, MeasurementFile& file) {
   const Json json = ParseJson(text, file.path);
   if (!json.is_object()) Refuse(file.path, "expected an object");
-  const std::vector<std::string> known = {"schema", "engine", "date", "gpu", "llm", "unit", "device", "gpu_spec", "rows"};
+  const std::vector<std::string> known = {"schema", "engine", "date",     "gpu",      "llm",
+                                          "unit",   "device", "gpu_spec", "llm_spec", "rows"};
   for (const auto& [key, value] : json.items()) {
     if (std::find(known.begin(), known.end(), key) == known.end()) Refuse(file.path, UnknownName("key", key, known));
   }
@@ -222,6 +227,7 @@ void ReadJson(const std::string& text, MeasurementFile& file) {
   file.date = TextIn(json, "date", file.path);
   if (json.contains("device")) file.device = json["device"];
   if (json.contains("gpu_spec")) file.gpu_spec = ParseGpu(json["gpu_spec"].dump(), file.path + ": /gpu_spec");
+  if (json.contains("llm_spec")) file.llm_spec = ParseLlm(json["llm_spec"].dump(), file.path + ": /llm_spec");
   Defaults defaults;
   defaults.gpu = TextIn(json, "gpu", file.path);
   defaults.llm = TextIn(json, "llm", file.path);
@@ -234,7 +240,7 @@ void ReadJson(const std::string& text, MeasurementFile& file) {
     if (!item.is_object()) Refuse(place, "expected an object");
     std::map<std::string, std::string> cells;
     for (const auto& [key, value] : item.items()) cells[key] = CellOf(value, place, key);
-    file.rows.push_back(Parse(Row(place, std::move(cells)), defaults, file.gpu_spec));
+    file.rows.push_back(Parse(Row(place, std::move(cells)), defaults, file));
   }
 }
 
@@ -311,7 +317,7 @@ void ReadCsv(const std::vector<std::string>& lines, MeasurementFile& file) {
   defaults.spread = "spread_" + unit;
   defaults.back = "time_back_" + unit;
   ForRows(lines, file.path, [&](std::string place, std::map<std::string, std::string> cells) {
-    file.rows.push_back(Parse(Row(std::move(place), std::move(cells)), defaults, file.gpu_spec));
+    file.rows.push_back(Parse(Row(std::move(place), std::move(cells)), defaults, file));
   });
 }
 
@@ -336,7 +342,7 @@ void ReadAegaeon(const std::vector<std::string>& lines, MeasurementFile& file) {
     m.label = row.RequiredText("model");
     const std::string gpu = row.RequiredText("gpu");
     m.gpu = GpuName(gpu, std::nullopt, place);
-    m.llm = LlmName(m.label, place);
+    m.llm = LlmName(m.label, std::nullopt, place);
     const std::int64_t l = row.Whole("l", 1);
     const std::int64_t b = row.Whole("b", 1);
     m.repeats = row.Whole("n", 1);

@@ -51,6 +51,7 @@
 #include <vector>
 
 #include "models/gpu_spec.h"
+#include "models/llm_spec.h"
 #include "sim/fields.h"
 
 namespace poolsim {
@@ -84,6 +85,7 @@ struct MeasurementFile {
   std::string date;
   Json device;
   std::optional<GpuSpec> gpu_spec;
+  std::optional<LlmSpec> llm_spec;
   std::vector<Measurement> rows;
   std::vector<Dropped> dropped;
 };

@@ -29,7 +29,6 @@ constexpr std::array kTiles = {Tile{64, 64, 0.6}, Tile{64, 128, 0.75}, Tile{128,
                                Tile{256, 128, 1}};
 // Grouped kernels of experts also have a short tile.
 constexpr Tile kExpertTile{16, 64, 0.6};
-constexpr double kDefaultMultiprocessors = 108;
 
 double Ceil(double x) {
   const double whole = static_cast<double>(static_cast<std::int64_t>(x));
@@ -59,7 +58,7 @@ struct Machine {
         flops(bf16_flops),
         attention_flops(numbers.attention * gpu.bf16_flops),
         kv_bytes_per_s(numbers.kv_read * static_cast<double>(gpu.hbm_bytes_per_s)),
-        sms(gpu.multiprocessors > 0 ? static_cast<double>(gpu.multiprocessors) : kDefaultMultiprocessors),
+        sms(static_cast<double>(gpu.multiprocessors)),
         weight_bytes(BytesPerWeight(weights)) {
     // Eight-bit units pay only where they beat widening to bf16.
     if (weights == "fp8" && gpu.fp8_flops) flops = std::max(flops, numbers.compute_8bit * *gpu.fp8_flops);
@@ -78,6 +77,7 @@ struct Machine {
 
   // Multiply-adds of `copies` products of `rows` rows with a k x n matrix each, in FLOPs of the peak rate.
   double Work(double rows, double k, double columns, double copies, bool experts) const {
+    if (n.rows == "waves" && sms == 0) return 2 * copies * rows * k * columns;
     if (n.rows == "waves") {
       double best = 0;
       const auto consider = [&](const Tile& tile) {
@@ -348,9 +348,6 @@ const PhysicsSection& SectionOf(const Profile& profile) {
   if (section == nullptr) {
     auto read = std::make_unique<PhysicsSection>();
     ReadStruct(profile.physics, profile.file, "/physics", *read);
-    for (PhysicsRow& row : read->gpus) {
-      if (row.gpu != "*") row.gpu = GpuByName(row.gpu).name;
-    }
     section = std::move(read);
   }
   return *section;
@@ -453,11 +450,12 @@ void PhysicsParams::Describe(Fields& f) {
 ResolvedPhysics ResolvePhysics(const PhysicsParams& params, const std::string& gpu) {
   const Profile& profile = FindProfile(params.profile, "physics");
   const PhysicsSection& section = SectionOf(profile);
+  const GpuSpec& spec = GpuByName(gpu);
   const PhysicsRow* found = nullptr;
   std::vector<std::string> known;
   for (const PhysicsRow& row : section.gpus) {
     known.push_back(row.gpu);
-    if (row.gpu == gpu || (row.gpu == "*" && found == nullptr)) found = &row;
+    if (IsCalled(spec, row.gpu) || (row.gpu == "*" && found == nullptr)) found = &row;
   }
   if (found == nullptr) {
     throw InputError(

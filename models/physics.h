@@ -10,7 +10,7 @@
 //                  waves:  the least over tile shapes (m, n; efficiency e) of 2 m n K SM waves / e, where ceil(R/m) ceil(N/n)
 //                  tiles
 //                          take x = tiles / SM waves on SM multiprocessors, counted as (1 - wave) x + wave ceil(x): split kernels
-//                          share a part of a last wave
+//                          share a part of a last wave. Where the number of multiprocessors is not known (a CPU): 2 R K N
 //   roof(a,b)    = (a^p + b^p)^(1/p), p = roofline_power: arithmetic and memory overlap, but not perfectly; 0: max(a, b)
 //   layer        = gemms of attention and MLP + elementwise_bytes R h / (memory BW) + elementwise_us + attention + collectives
 //     GQA        gemm(R, h, (q + 2 kv)/tp) + gemm(R, q/tp, h)                q = heads x head_dim, kv = kv_heads x head_dim

@@ -234,10 +234,18 @@ void Calibrate(const Options& options) {
   if (!options.out.empty()) {
     WriteText(options.out, ProfileText(c.profile));
     fmt::print("\nprofile: {}\n", options.out);
+    const auto beside = [&](const std::string& name) {
+      return (std::filesystem::path(options.out).parent_path() / name).string();
+    };
     for (const GpuSpec& gpu : c.gpu_specs) {
-      const std::string path = (std::filesystem::path(options.out).parent_path() / (gpu.name + ".gpu.json")).string();
+      const std::string path = beside(std::filesystem::path(gpu.name).stem().string() + ".gpu.json");
       WriteText(path, FileText(WriteStruct(gpu)));
       fmt::print("GPU:     {} (a scenario's fleet.gpu)\n", path);
+    }
+    for (const LlmSpec& llm : c.llm_specs) {
+      const std::string path = beside(std::filesystem::path(llm.name).stem().string() + ".llm.json");
+      WriteText(path, FileText(LlmEntry(llm)));
+      fmt::print("LLM:     {} (a scenario's models[].llm)\n", path);
     }
   }
   if (!options.plot.empty()) {
