@@ -35,6 +35,8 @@ class Planner {
       plan_.left_out.push_back("attention and whole steps: no kernel for latent attention (MLA)");
     } else if (!HaveHeadDim(llm_.head_dim)) {
       plan_.left_out.push_back(fmt::format("attention and whole steps: no kernel for heads of {}", llm_.head_dim));
+    } else if (llm_.num_attention_heads / tp_ % DivideUp(llm_.num_key_value_heads, tp_) != 0) {
+      plan_.left_out.push_back(fmt::format("attention: {} GPUs do not share the key heads evenly", tp_));
     } else {
       Attention();
       Steps();
