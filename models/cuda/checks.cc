@@ -273,7 +273,7 @@ void CheckKernels(Device& device, int heads, int kv_heads, int head_dim) {
   }
   CheckSilu(device, 2, 24, false, 3);
   for (const int vocabulary : {1, 31, 1000}) CheckArgmax(device, 3, vocabulary, 4);
-  for (const std::int64_t bytes : {16, 1040, 16384, 20000}) CheckBlockCopy(device, 5, bytes, 5);
+  for (const std::int64_t bytes : {16, 1040, 16384, 50000}) CheckBlockCopy(device, 5, bytes, 5);
   if (!HaveHeadDim(head_dim)) return;
   CheckRope(device, heads, kv_heads, head_dim, 16, 6);
   CheckRope(device, heads, kv_heads, head_dim, 5, 6);

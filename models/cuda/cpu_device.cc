@@ -92,7 +92,7 @@ CpuDevice::CpuDevice() {
 void* CpuDevice::Allocate(std::int64_t bytes) {
   const std::size_t rounded = (static_cast<std::size_t>(bytes) + 255) / 256 * 256;
   void* pointer = std::aligned_alloc(256, rounded);
-  if (pointer == nullptr) throw DeviceError(fmt::format("cannot allocate {} bytes", bytes));
+  if (pointer == nullptr) throw OutOfMemory(fmt::format("cannot allocate {} bytes", bytes));
   return pointer;
 }
 void CpuDevice::Free(void* pointer) noexcept { std::free(pointer); }

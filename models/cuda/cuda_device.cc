@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <exception>
 #include <map>
 #include <thread>
@@ -43,6 +44,12 @@ void CheckNccl(ncclResult_t status, const char* call, const char* file, int line
 }
 #define POOLSIM_NCCL_CALL(call) CheckNccl((call), #call, __FILE__, __LINE__)
 #endif
+
+void RefuseIfFull(cudaError_t status, std::int64_t bytes, const char* memory) {
+  if (status != cudaErrorMemoryAllocation) return;
+  cudaGetLastError();  // or the next launch would be told of it
+  throw OutOfMemory(fmt::format("cannot allocate {} bytes of {} memory", bytes, memory));
+}
 
 class Event {
  public:
@@ -217,17 +224,21 @@ class CudaDevice final : public Device {
 
   void* Allocate(std::int64_t bytes) override {
     void* pointer = nullptr;
-    POOLSIM_CUDA(cudaMalloc(&pointer, static_cast<std::size_t>(bytes)));
+    const cudaError_t status = cudaMalloc(&pointer, static_cast<std::size_t>(bytes));
+    RefuseIfFull(status, bytes, "GPU");
+    POOLSIM_CUDA(status);
     return pointer;
   }
   void Free(void* pointer) noexcept override { cudaFree(pointer); }
   void* AllocateHost(std::int64_t bytes, HostMemory memory) override {
     void* pointer = nullptr;
     if (memory == HostMemory::kPinned) {
-      POOLSIM_CUDA(cudaMallocHost(&pointer, static_cast<std::size_t>(bytes)));
+      const cudaError_t status = cudaMallocHost(&pointer, static_cast<std::size_t>(bytes));
+      RefuseIfFull(status, bytes, "pinned host");
+      POOLSIM_CUDA(status);
     } else {
       pointer = std::aligned_alloc(4096, (static_cast<std::size_t>(bytes) + 4095) / 4096 * 4096);
-      if (pointer == nullptr) throw DeviceError(fmt::format("cannot allocate {} bytes of host memory", bytes));
+      if (pointer == nullptr) throw OutOfMemory(fmt::format("cannot allocate {} bytes of host memory", bytes));
     }
     return pointer;
   }

@@ -2,7 +2,7 @@
 // once, over this interface, so that what runs without a GPU differs from what runs on one by the implementation alone.
 //
 // Work is queued in order and may run asynchronously; Download, Synchronize and the timing functions wait for it. Every function
-// throws DeviceError when the device refuses.
+// throws DeviceError when the device refuses, OutOfMemory where that is why.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "models/cuda/kernels/args.h"
 #include "sim/fields.h"
@@ -19,6 +20,12 @@ namespace poolsim::bench {
 class DeviceError : public std::runtime_error {
  public:
   explicit DeviceError(const std::string& message) : std::runtime_error(message) {}
+};
+
+// There is not enough memory, on the device or the host; nothing else is wrong with the device.
+class OutOfMemory : public DeviceError {
+ public:
+  explicit OutOfMemory(const std::string& message) : DeviceError(message) {}
 };
 
 // Asked for a device that is not there, or not compiled in.

@@ -10,6 +10,15 @@
 #include <boost/context/fiber.hpp>
 #include <boost/context/pooled_fixedsize_stack.hpp>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#define POOLSIM_SWITCH_STARTS(save, bottom, size) __sanitizer_start_switch_fiber(save, bottom, size)
+#define POOLSIM_SWITCH_ENDED(saved, bottom, size) __sanitizer_finish_switch_fiber(saved, bottom, size)
+#else
+#define POOLSIM_SWITCH_STARTS(save, bottom, size) static_cast<void>(0)
+#define POOLSIM_SWITCH_ENDED(saved, bottom, size) static_cast<void>(0)
+#endif
+
 namespace poolsim::bench::host_shim {
 namespace {
 
@@ -39,11 +48,29 @@ struct PendingCopy {
   std::size_t bytes;
 };
 
+// Thrown in threads that wait when another has failed: they end without going on. (Boost's own way of ending a fibre throws where
+// the address sanitizer has not been told of the change of stacks.)
+struct Abandoned {};
+
+// Remembers where the stack lies that it handed out last, for the address sanitizer.
+class Stacks {
+ public:
+  explicit Stacks(context::stack_context* last) : pool_(kStackBytes), last_(last) {}
+  context::stack_context allocate() { return *last_ = pool_.allocate(); }
+  void deallocate(context::stack_context& stack) noexcept { pool_.deallocate(stack); }
+
+ private:
+  context::pooled_fixedsize_stack pool_;
+  context::stack_context* last_;
+};
+
 struct Thread {
   Indices indices;
   unsigned number = 0;
   context::fiber fiber;
   context::fiber* scheduler = nullptr;  // who resumed it; on its own stack
+  context::stack_context stack;
+  void* fake_stack = nullptr;  // the address sanitizer's
   bool done = false;
   const Barrier* waits_for = nullptr;
   unsigned waits_generation = 0;
@@ -59,6 +86,9 @@ struct Block {
   std::vector<std::max_align_t> shared;
   std::size_t shared_bytes = 0;
   std::exception_ptr failure;
+  bool abandoned = false;
+  const void* home_stack = nullptr;  // the scheduler's, for the address sanitizer
+  std::size_t home_bytes = 0;
 };
 
 thread_local Block* g_block = nullptr;
@@ -73,12 +103,25 @@ void Wait(Barrier& barrier) {
   }
   me.waits_for = &barrier;
   me.waits_generation = barrier.generation;
+  POOLSIM_SWITCH_STARTS(&me.fake_stack, g_block->home_stack, g_block->home_bytes);
   *me.scheduler = std::move(*me.scheduler).resume();
+  POOLSIM_SWITCH_ENDED(me.fake_stack, nullptr, nullptr);
+  if (g_block->abandoned) throw Abandoned{};
+}
+
+// Runs a thread until it waits or ends.
+void Resume(Thread& t) {
+  t.waits_for = nullptr;
+  g_thread = &t;
+  [[maybe_unused]] void* fake_stack = nullptr;
+  POOLSIM_SWITCH_STARTS(&fake_stack, static_cast<char*>(t.stack.sp) - t.stack.size, t.stack.size);
+  t.fiber = std::move(t.fiber).resume();
+  POOLSIM_SWITCH_ENDED(fake_stack, nullptr, nullptr);
 }
 
 bool Ready(const Thread& t) { return !t.done && (t.waits_for == nullptr || t.waits_for->generation != t.waits_generation); }
 
-void RunBlock(Block& block, const std::function<void()>& body, context::pooled_fixedsize_stack& stacks) {
+void RunBlock(Block& block, const std::function<void()>& body, Stacks& stacks, const context::stack_context& last_stack) {
   auto* bytes = reinterpret_cast<unsigned char*>(block.shared.data());
   std::memset(bytes, kPoison, block.shared_bytes);
   std::memset(bytes + block.shared_bytes, kGuard, kGuardBytes);
@@ -89,17 +132,19 @@ void RunBlock(Block& block, const std::function<void()>& body, context::pooled_f
     t.groups.clear();
     t.open.clear();
     t.fiber = context::fiber(std::allocator_arg, stacks, [&block, &t, &body](context::fiber&& scheduler) {
+      POOLSIM_SWITCH_ENDED(nullptr, &block.home_stack, &block.home_bytes);
       t.scheduler = &scheduler;
       try {
-        body();
-      } catch (const context::detail::forced_unwind&) {
-        throw;
+        if (!block.abandoned) body();
+      } catch (const Abandoned&) {
       } catch (...) {
         block.failure = std::current_exception();
       }
       t.done = true;
+      POOLSIM_SWITCH_STARTS(nullptr, block.home_stack, block.home_bytes);
       return std::move(scheduler);
     });
+    t.stack = last_stack;
   }
   std::size_t left = block.threads.size();
   while (left > 0) {
@@ -107,9 +152,7 @@ void RunBlock(Block& block, const std::function<void()>& body, context::pooled_f
     for (Thread& t : block.threads) {
       if (!Ready(t)) continue;
       progress = true;
-      t.waits_for = nullptr;
-      g_thread = &t;
-      t.fiber = std::move(t.fiber).resume();
+      Resume(t);
       if (t.done) --left;
       if (block.failure) break;
     }
@@ -119,7 +162,10 @@ void RunBlock(Block& block, const std::function<void()>& body, context::pooled_f
     block.failure = std::make_exception_ptr(std::logic_error("a barrier that some threads of the block never reach"));
   }
   if (block.failure) {
-    for (Thread& t : block.threads) t.fiber = {};
+    block.abandoned = true;
+    for (Thread& t : block.threads) {
+      if (!t.done) Resume(t);
+    }
     std::rethrow_exception(block.failure);
   }
   for (std::size_t i = 0; i < kGuardBytes; ++i) {
@@ -144,13 +190,14 @@ void RunGrid(dim3 grid, dim3 block_size, std::size_t shared_bytes, const std::fu
     block.threads[i].indices.grid_size = grid;
     block.threads[i].indices.thread = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
   }
-  context::pooled_fixedsize_stack stacks(kStackBytes);
+  context::stack_context last_stack;
+  Stacks stacks(&last_stack);
   g_block = &block;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
         for (Thread& t : block.threads) t.indices.block = {x, y, z};
-        RunBlock(block, thread, stacks);
+        RunBlock(block, thread, stacks, last_stack);
       }
     }
   }
@@ -179,7 +226,10 @@ const unsigned char* WarpExchange(const void* mine, std::size_t bytes) {
   return slots;
 }
 
-void QueueCopy(void* to, const void* from, std::size_t bytes) { g_thread->open.push_back({to, from, bytes}); }
+void QueueCopy(void* to, const void* from, std::size_t bytes) {
+  std::memset(to, kPoison, bytes);
+  g_thread->open.push_back({to, from, bytes});
+}
 
 void CloseGroup() {
   g_thread->groups.push_back(std::move(g_thread->open));

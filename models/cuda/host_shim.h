@@ -4,7 +4,8 @@
 // Blocks run one after another on the calling thread; the threads of a block are fibres (Boost.Context) that give way at every
 // barrier and warp-wide operation, in the order of their numbers. What it catches beyond wrong results:
 //   - shared memory starts as NaNs in every block, and a write behind its end is found when the block ends;
-//   - an asynchronous copy (warp_mma.cuh) lands only when it is waited for, so a missing wait reads NaNs;
+//   - an asynchronous copy (warp_mma.cuh) makes its target NaNs at once and lands when it is waited for, so that a missing wait,
+//     and a missing barrier before a tile is loaded anew, read NaNs;
 //   - a barrier that some threads never reach throws std::logic_error, as does an access to more shared memory than was launched.
 // What it cannot: races that this one order of execution hides, and anything of the GPU's own compiler.
 #pragma once

@@ -124,20 +124,26 @@ void Run(const Options& options) {
   };
   say(fmt::format("{} as \"{}\"{}", facts.name, run.gpu,
                   run.gpu_known ? "" : ", which the catalogue lacks: the file carries an entry"));
-  for (const std::string& what : plan.left_out) say("left out: " + what);
   const std::int64_t heads = llm.num_attention_heads / options.tp;
-  const std::int64_t kv_heads = llm.mla() ? heads : std::max<std::int64_t>(1, llm.num_key_value_heads / options.tp);
-  CheckKernels(*device, static_cast<int>(heads), static_cast<int>(kv_heads), static_cast<int>(llm.head_dim));
+  const std::int64_t kv_heads = llm.mla() ? heads : (llm.num_key_value_heads + options.tp - 1) / options.tp;
+  const bool attention = heads % kv_heads == 0 && !llm.mla();
+  CheckKernels(*device, static_cast<int>(heads), static_cast<int>(kv_heads), attention ? static_cast<int>(llm.head_dim) : 0);
   Model::CheckStep(*device);
 
   Measurer measurer(*device, llm, scope);
   std::vector<Measured> rows;
+  int number = 0;
   const bool show = !options.quiet && isatty(STDERR_FILENO) != 0;
   for (const Case& c : plan.cases) {
-    if (show) fmt::print(stderr, "\r\033[K{}/{} {}", rows.size() + 1, plan.cases.size(), c.Text());
-    rows.push_back({c, measurer.Measure(c)});
+    if (show) fmt::print(stderr, "\r\033[K{}/{} {}", ++number, plan.cases.size(), c.Text());
+    try {
+      rows.push_back({c, measurer.Measure(c)});
+    } catch (const OutOfMemory& error) {
+      run.left_out.push_back(fmt::format("{}: {}", c.Text(), error.what()));
+    }
   }
   if (show) fmt::print(stderr, "\r\033[K");
+  for (const std::string& what : run.left_out) say("left out: " + what);
   run.distinct_layers = measurer.DistinctLayers();
   if (run.distinct_layers > 0 && run.distinct_layers < llm.num_hidden_layers) {
     say(fmt::format("whole steps ran all {} layers on the weights of {}", llm.num_hidden_layers, run.distinct_layers));

@@ -274,10 +274,10 @@ Vector ReferenceLogits(const LlmSpec& llm, const AttentionProblem& cache, const 
       qkv.push_back(row);
     }
     for (std::size_t r = 0; r < x.size(); ++r) {
-      const auto [b, position] = place[r];
-      const auto first_new = r - static_cast<std::size_t>(position - (shape.contexts[static_cast<std::size_t>(b)] -
-                                                                      shape.queries[static_cast<std::size_t>(b)]));
+      const int b = place[r].first;
+      const int position = place[r].second;
       const int old = shape.contexts[static_cast<std::size_t>(b)] - shape.queries[static_cast<std::size_t>(b)];
+      const auto first_new = r - static_cast<std::size_t>(position - old);
       Vector attended;
       for (int h = 0; h < heads; ++h) {
         const int g = h / (heads / kv_heads);

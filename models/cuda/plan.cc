@@ -35,6 +35,8 @@ class Planner {
       plan_.left_out.push_back("attention and whole steps: no kernel for latent attention (MLA)");
     } else if (!HaveHeadDim(llm_.head_dim)) {
       plan_.left_out.push_back(fmt::format("attention and whole steps: no kernel for heads of {}", llm_.head_dim));
+    } else if (llm_.num_attention_heads / tp_ % DivideUp(llm_.num_key_value_heads, tp_) != 0) {
+      plan_.left_out.push_back(fmt::format("attention: {} GPUs do not share the key heads evenly", tp_));
     } else {
       Attention();
       Steps();
@@ -175,6 +177,10 @@ class Planner {
       plan_.left_out.push_back("whole steps: no kernel that routes tokens to experts");
       return;
     }
+    if (llm_.hidden_size % 8 != 0 || llm_.intermediate_size % 8 != 0) {
+      plan_.left_out.push_back("whole steps: the kernels take widths that are multiples of 8");
+      return;
+    }
     if (tp_ > 1) {
       plan_.left_out.push_back("whole steps: they run on one GPU (--tp 1)");
       return;
@@ -183,7 +189,7 @@ class Planner {
     const double parameters = static_cast<double>(llm_.Parameters());
     const double width = static_cast<double>(llm_.num_hidden_layers * llm_.num_attention_heads * llm_.head_dim);
     const auto fits = [&](double rows, double pairs, std::int64_t kv_bytes) {
-      return 2 * rows * parameters + 4 * pairs * width <= scope_.most_step_flops && kv_bytes <= scope_.most_bytes;
+      return 2 * rows * parameters + 4 * pairs * width <= scope_.most_step_flops && 2 * kv_bytes <= scope_.most_bytes;
     };
     const auto as_double = [](std::int64_t x) { return static_cast<double>(x); };
     Pairs(quick ? Ladder{1, 2, 4} : Ladder{1, 2, 4, 8, 16, 32},

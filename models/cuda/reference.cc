@@ -20,13 +20,13 @@ void Check(const Expected& expected, double got, const std::string& what) {
 Expected ExpectedProduct(std::int64_t k, const std::function<double(std::int64_t)>& a,
                          const std::function<double(std::int64_t)>& b) {
   double sum = 0;
-  double magnitude = 0;
+  double squares = 0;
   for (std::int64_t i = 0; i < k; ++i) {
     const double product = a(i) * b(i);
     sum += product;
-    magnitude += std::abs(product);
+    squares += product * product;
   }
-  return {sum, kRounding * std::abs(sum) + magnitude / 65536};
+  return {sum, kRounding * std::abs(sum) + 4 * kRounding * std::sqrt(squares)};
 }
 
 std::vector<Expected> ExpectedAttention(const std::vector<double>& query, int keys, const Element& key, const Element& value,
@@ -78,8 +78,8 @@ std::vector<Expected> ExpectedRope(const std::vector<double>& x, std::int64_t po
         static_cast<double>(position) * std::pow(theta, -2.0 * static_cast<double>(d) / static_cast<double>(x.size()));
     const double c = std::cos(angle);
     const double s = std::sin(angle);
-    // An angle in fp32 is off by a few 2^-24 of itself.
-    const double off = 1e-6 * (1 + angle) * (std::abs(x[d]) + std::abs(x[d + half]));
+    // An angle in fp32 is off by a few 2^-23 of itself.
+    const double off = 4e-6 * (1 + angle) * (std::abs(x[d]) + std::abs(x[d + half]));
     const double low = x[d] * c - x[d + half] * s;
     const double high = x[d + half] * c + x[d] * s;
     out[d] = {low, kRounding * std::abs(low) + off};

@@ -27,7 +27,8 @@ struct Expected {
 // Throws CheckFailed, naming `what`, unless |got - expected.value| <= expected.tolerance (NaN fails).
 void Check(const Expected& expected, double got, const std::string& what);
 
-// The sum of a[i] b[i] over i < k, rounded to bf16: tolerance 2^-8 of it and 2^-16 of the sum of magnitudes.
+// The sum of a[i] b[i] over i < k, rounded to bf16: tolerance 2^-8 of it and 2^-6 of the root of the sum of squares of the
+// products, which is the size of partial sums (libraries may split k, and round what they add up to bf16).
 Expected ExpectedProduct(std::int64_t k, const std::function<double(std::int64_t)>& a,
                          const std::function<double(std::int64_t)>& b);
 
