@@ -2,6 +2,8 @@
 # shellcheck shell=bash
 
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+# Where ccache is there, checkouts in different folders share what it holds.
+export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 
 # Debian's names (12 and 13; the same in Ubuntu from 22.04). g++ brings the C library's headers.
 build_packages=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev libsimdjson-dev libfast-float-dev

@@ -139,5 +139,41 @@ TEST_CASE("poolsim-bench on the CPU writes a measurement file by the schema", "[
   for (const fs::directory_entry& entry : fs::directory_iterator(Folder())) CHECK(entry.path().extension() != ".part");
 }
 
+// From a measurement to a simulation: nothing but files passes between the three programs.
+TEST_CASE("What poolsim-bench measures, calibrate fits and run prices", "[golden]") {
+  const fs::path folder = Folder();
+  for (const char* file : {"path.json", "cpu.json", "cpu.gpu.json", "tiny.llm.json", "summary.json"}) fs::remove(folder / file);
+  REQUIRE(Call("--llm tiny.json --device cpu --quick --out path.json --quiet").code == 0);
+  const auto poolsim = [&](const std::string& arguments) {
+    return std::system(("cd '" + folder.string() + "' && '" POOLSIM_EXECUTABLE "' " + arguments).c_str());
+  };
+  REQUIRE(poolsim("calibrate path.json --out cpu.json --plot cpu.csv >calibrate.txt") == 0);
+  const Json profile = ParseJson(ReadWholeFile((folder / "cpu.json").string()), "cpu.json");
+  CHECK(profile["physics"]["gpus"][0]["gpu"] == "cpu");
+  CHECK(profile["physics"]["gpus"][0]["compute"].get<double>() > 0);
+  CHECK(profile["errors"]["physics"]["in_sample"]["decode"]["points"].get<int>() > 0);
+  CHECK(ReadWholeFile((folder / "cpu.csv").string()).rfind("gpu,llm,phase,batch,measured_s,predicted_s\n", 0) == 0);
+  std::ofstream(folder / "scenario.json") << R"({
+    "workload": {"source": "poisson", "params": {"duration_s": 60, "models": 2, "rate_per_model": 0.2, "mix": ["tiny.llm.json"],
+      "prompt_tokens": {"lognormal": {"mean": 30, "sigma": 1}, "max": 200}, "output_tokens": {"exponential": 20, "max": 100}}},
+    "models": [{"match": "*", "llm": "tiny.llm.json"}],
+    "fleet": {"gpu": "cpu.gpu.json", "gpus": 2},
+    "policy": {"name": "serverless-llm"},
+    "cost": {"params": {"physics": {"profile": "cpu.json"}}}})";
+  REQUIRE(poolsim("run scenario.json --json --quiet >summary.json") == 0);
+  const Json summary = ParseJson(ReadWholeFile((folder / "summary.json").string()), "summary.json");
+  CHECK(summary["requests"]["finished"].get<int>() > 5);
+  // Its steps cost what its steps were measured to cost, within what a small and noisy set of points allows.
+  double measured = 0;
+  const Json measurements = ParseJson(ReadWholeFile((folder / "path.json").string()), "path.json");
+  for (const Json& row : measurements["rows"]) {
+    if (row["kind"] == "decode" && row["batch"] == 1) measured = row["time"].get<double>();
+  }
+  REQUIRE(measured > 0);
+  const double simulated = summary["tbt_s"]["p50"].get<double>();
+  CHECK(simulated > measured / 5);
+  CHECK(simulated < measured * 5 + 0.02);
+}
+
 }  // namespace
 }  // namespace poolsim
