@@ -39,7 +39,7 @@ int SplitsFor(const DeviceFacts& facts, int batch, int kv_heads, int longest) {
 }
 
 std::int64_t AttentionProblem::CacheBytes(const AttentionShape& shape) {
-  return 2 * 2 * PagesOf(shape) * shape.kv_heads * shape.page_tokens * shape.head_dim;
+  return 4 * PagesOf(shape) * shape.kv_heads * shape.page_tokens * shape.head_dim;
 }
 
 AttentionProblem::AttentionProblem(Device& device, AttentionShape shape, std::uint32_t seed, int copies, bool poison)
@@ -143,7 +143,8 @@ DecodeArgs AttentionProblem::Decode(int copy) const {
 }
 
 std::int64_t AttentionProblem::IndexOf(int sequence, int kv_head, int token, int dimension) const {
-  const std::int64_t page = table_host_[static_cast<std::size_t>(sequence * table_stride_ + token / shape_.page_tokens)];
+  const std::int64_t entry = std::int64_t{sequence} * table_stride_ + token / shape_.page_tokens;
+  const std::int64_t page = table_host_[static_cast<std::size_t>(entry)];
   return ((page * shape_.kv_heads + kv_head) * shape_.page_tokens + token % shape_.page_tokens) * shape_.head_dim + dimension;
 }
 double AttentionProblem::KeyAt(int sequence, int kv_head, int token, int dimension) const {

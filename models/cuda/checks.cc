@@ -22,6 +22,7 @@ std::vector<double> Values(Device& device, const Bf16* from, std::int64_t count)
   std::vector<Bf16> raw(static_cast<std::size_t>(count));
   device.Download(raw.data(), from, 2 * count);
   std::vector<double> values;
+  values.reserve(raw.size());
   for (const Bf16 x : raw) values.push_back(ToFloat(x));
   return values;
 }
@@ -163,7 +164,8 @@ void CheckRope(Device& device, int heads, int kv_heads, int head_dim, int page_t
         Check(expected[static_cast<std::size_t>(d)], found, what);
         if (h < heads) continue;
         const int kv_head = is_value ? h - heads - kv_heads : h - heads;
-        const std::int64_t page = table[static_cast<std::size_t>(sequences[at_row] * stride + positions[at_row] / page_tokens)];
+        const std::int64_t entry = std::int64_t{sequences[at_row]} * stride + positions[at_row] / page_tokens;
+        const std::int64_t page = table[static_cast<std::size_t>(entry)];
         const std::int64_t in_pool = ((page * kv_heads + kv_head) * page_tokens + positions[at_row] % page_tokens) * head_dim + d;
         const double stored = (is_value ? value_pool : key_pool)[static_cast<std::size_t>(in_pool)];
         Check({found, 0}, stored, what + ", in the cache");

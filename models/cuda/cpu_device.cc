@@ -140,7 +140,8 @@ void CpuDevice::PrefillAttention(const PrefillArgs& a) {
       const Matrix keys = Gather(a.kv.keys, a.kv, b, kv_head, tokens);
       const Matrix values = Gather(a.kv.values, a.kv, b, kv_head, tokens);
       for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-        for (int i = 0; i < queries; ++i) Widen(q.row(i).data(), a.queries + (first + i) * a.query_stride + head * dim, dim);
+        for (int i = 0; i < queries; ++i)
+          Widen(q.row(i).data(), a.queries + (first + i) * a.query_stride + std::ptrdiff_t{head} * dim, dim);
         const Matrix out = Attend(q, keys, values, a.scale, tokens - queries + 1);
         for (int i = 0; i < queries; ++i) {
           Bf16* to = a.out + (static_cast<std::int64_t>(first + i) * a.heads + head) * dim;
@@ -153,16 +154,16 @@ void CpuDevice::PrefillAttention(const PrefillArgs& a) {
 
 void CpuDevice::DecodeAttention(const DecodeArgs& a) {
   const int dim = a.kv.head_dim;
-  const int group = a.heads / a.kv.kv_heads;
+  const std::int64_t group = a.heads / a.kv.kv_heads;
   Matrix q(group, dim);
   for (int b = 0; b < a.batch; ++b) {
     const int tokens = a.kv_lengths[b];
     for (int kv_head = 0; kv_head < a.kv.kv_heads; ++kv_head) {
-      Widen(q.data(), a.queries + b * a.query_stride + kv_head * group * dim, static_cast<std::int64_t>(group) * dim);
+      Widen(q.data(), a.queries + b * a.query_stride + kv_head * group * dim, group * dim);
       const Matrix out =
           Attend(q, Gather(a.kv.keys, a.kv, b, kv_head, tokens), Gather(a.kv.values, a.kv, b, kv_head, tokens), a.scale, tokens);
       Bf16* to = a.out + (static_cast<std::int64_t>(b) * a.heads + kv_head * group) * dim;
-      for (int i = 0; i < group * dim; ++i) to[i] = ToBf16(out.data()[i]);
+      for (std::int64_t i = 0; i < group * dim; ++i) to[i] = ToBf16(out.data()[i]);
     }
   }
 }

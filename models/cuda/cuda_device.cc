@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <exception>
 #include <map>
+#include <numeric>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -80,8 +81,8 @@ class AllReduce {
  public:
   AllReduce(int home, int gpus) : home_(home), ranks_(static_cast<std::size_t>(gpus)) {
     std::vector<ncclComm_t> comms(ranks_.size());
-    std::vector<int> devices;
-    for (int g = 0; g < gpus; ++g) devices.push_back(g);
+    std::vector<int> devices(ranks_.size());
+    std::iota(devices.begin(), devices.end(), 0);
     POOLSIM_NCCL_CALL(ncclCommInitAll(comms.data(), gpus, devices.data()));
     for (std::size_t g = 0; g < ranks_.size(); ++g) {
       ranks_[g].comm = comms[g];

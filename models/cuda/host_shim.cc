@@ -24,7 +24,7 @@ namespace {
 
 namespace context = boost::context;
 
-constexpr std::size_t kStackBytes = 128 * 1024;
+constexpr std::size_t kStackBytes = std::size_t{128} * 1024;
 constexpr std::size_t kSlotBytes = 64;
 constexpr unsigned kLanes = 32;
 constexpr std::size_t kGuardBytes = 1024;

@@ -16,11 +16,13 @@
 #include <cstring>
 #include <functional>
 
+// NOLINTBEGIN(bugprone-reserved-identifier): CUDA's names
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+// NOLINTEND(bugprone-reserved-identifier)
 
 struct dim3 {
   unsigned x = 1;
@@ -61,7 +63,7 @@ T FromLane(T value, int lane) {
   static_assert(sizeof(T) <= 64);
   const unsigned char* all = WarpExchange(&value, sizeof value);
   T result;
-  std::memcpy(&result, all + 64 * lane, sizeof result);
+  std::memcpy(&result, all + std::ptrdiff_t{64} * lane, sizeof result);
   return result;
 }
 int Lane();
@@ -73,6 +75,7 @@ int Lane();
 #define blockDim (::poolsim::bench::host_shim::Current().block_size)
 #define gridDim (::poolsim::bench::host_shim::Current().grid_size)
 
+// NOLINTBEGIN(bugprone-reserved-identifier)
 inline void __syncthreads() { ::poolsim::bench::host_shim::BlockBarrier(); }
 inline void __syncwarp(unsigned = 0xFFFFFFFFu) { ::poolsim::bench::host_shim::WarpBarrier(); }
 
@@ -85,3 +88,4 @@ template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
   return ::poolsim::bench::host_shim::FromLane(value, lane & 31);
 }
+// NOLINTEND(bugprone-reserved-identifier)

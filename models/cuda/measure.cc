@@ -170,7 +170,7 @@ Timed Measurer::KvCopy(const Case& c) {
   Rng rng(kSeedCache, "places");
   for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.Below(i)]);
   order.resize(static_cast<std::size_t>(count));
-  const Buffer<unsigned char> pool(device_, 2 * count * bytes);
+  const Buffer<unsigned char> pool(device_, 2 * bytes * count);
   const Buffer<unsigned char> packed(device_, count * bytes);
   const Buffer<std::int32_t> blocks(device_, count);
   device_.Upload(blocks.get(), order.data(), 4 * std::int64_t{count});
@@ -198,7 +198,7 @@ Timed Measurer::KvCopy(const Case& c) {
     }
   };
   queue(0);
-  std::vector<unsigned char> all_placed(static_cast<std::size_t>(2 * count * bytes));
+  std::vector<unsigned char> all_placed(static_cast<std::size_t>(2 * bytes * count));
   std::vector<unsigned char> all_packed(static_cast<std::size_t>(count * bytes));
   device_.Download(all_placed.data(), pool.get(), pool.count());
   device_.Download(all_packed.data(), packed.get(), packed.count());

@@ -201,6 +201,7 @@ std::vector<double> Model::Logits() const {
   std::vector<Bf16> raw(static_cast<std::size_t>(logits_.count()));
   device_.Download(raw.data(), logits_.get(), 2 * logits_.count());
   std::vector<double> values;
+  values.reserve(raw.size());
   for (const Bf16 x : raw) values.push_back(ToFloat(x));
   return values;
 }

@@ -210,7 +210,9 @@ class Planner {
           [&](std::int64_t b, std::int64_t n, bool first) {
             for (const std::int64_t offset : {std::int64_t{0}, 2 * n}) {
               const std::int64_t context = b * 128;
-              if (!first && !fits(as_double(b + n), as_double(n * (offset + n)), KvBytes(1, context + offset + n, 1))) continue;
+              if (!(first && offset == 0) &&
+                  !fits(as_double(b + n), as_double(n * (offset + n)), KvBytes(1, context + offset + n, 1)))
+                continue;
               Add("mixed", {{"batch", b}, {"context", context}, {"tokens", n}, {"offset", offset}});
             }
           });
