@@ -28,6 +28,8 @@ constexpr double kSoft = 0.03;
 // A prior one standard deviation off costs as much as this many measurements each off by kSoft.
 constexpr double kPriorPoints = 9;
 constexpr double kIdentifiedFactor = 1.6;
+// Beyond this in-sample median a fit is said to be poor.
+constexpr double kPoorPct = 15;
 constexpr std::int64_t kFewRequests = 64;
 constexpr std::int64_t kFewTokens = 1024;
 
@@ -58,6 +60,21 @@ const std::vector<Fitted>& StepNumbers() {
   };
   return numbers;
 }
+// The same where steps were launched as graphs: no host time per layer, and little is known of the rest.
+const std::vector<Fitted>& GraphNumbers() {
+  static const std::vector<Fitted> numbers = [] {
+    std::vector<Fitted> some;
+    for (Fitted f : StepNumbers()) {
+      const std::string name = f.name;
+      if (name == "host_us_per_layer") continue;
+      if (name == "host_us_per_sequence") f.prior = 8, f.sigma = 1.5;
+      if (name == "host_ms_per_step") f.prior = 0.5, f.sigma = 1.5;
+      some.push_back(f);
+    }
+    return some;
+  }();
+  return numbers;
+}
 const Fitted kAttention{"attention", &PhysicsNumbers::attention, 1, 0.40, 0.3};
 const Fitted kKvRead{"kv_read", &PhysicsNumbers::kv_read, 1, 0.65, 0.2};
 // Of mixtures of experts alone. Grouped kernels reach about half of what a library GEMM does.
@@ -70,13 +87,13 @@ const std::vector<Fitted>& MoeNumbers() {
 }
 
 // Fits start here; what is not fitted keeps this value.
-PhysicsNumbers StartNumbers() {
+PhysicsNumbers StartNumbers(bool cuda_graphs) {
   PhysicsNumbers n;
   n.rows = "waves";
   n.padding_rows = 0;
   n.roofline_power = 3;
-  n.cuda_graphs = false;
-  for (const Fitted& f : StepNumbers()) n.*f.number = f.prior;
+  n.cuda_graphs = cuda_graphs;
+  for (const Fitted& f : cuda_graphs ? GraphNumbers() : StepNumbers()) n.*f.number = f.prior;
   n.attention = 0.5 * n.compute;
   n.kv_read = 0.8 * n.memory;
   for (const Fitted& f : MoeNumbers()) n.*f.number = f.prior;
@@ -121,12 +138,15 @@ class Predictor {
     std::unique_ptr<ModelCost> cost;
     const LlmSpec* llm = nullptr;
     std::int64_t tp = 0;
+    std::string dtype;
     for (const Point* p : points) {
       const Measurement& m = *p->m;
-      if (p->step && (p->llm != llm || m.tp != tp)) {
-        cost = MakePhysicsCost(gpu_, *p->llm, static_cast<int>(m.tp), numbers);
+      if (p->step && (p->llm != llm || m.tp != tp || m.dtype != dtype)) {
+        const Precision precision = p->llm->Resolve({m.dtype == "fp32" ? "bf16" : m.dtype, ""});
+        cost = MakePhysicsCost(gpu_, *p->llm, Shape{.tp = static_cast<int>(m.tp)}, precision, {numbers, {}});
         llm = p->llm;
         tp = m.tp;
+        dtype = m.dtype;
       }
       seconds.push_back(Seconds(m, cost.get(), numbers));
     }
@@ -166,7 +186,7 @@ double Softened(double residual) {
 }
 
 struct Fit {
-  PhysicsNumbers numbers = StartNumbers();
+  PhysicsNumbers numbers;
   std::vector<Fitted> what;
   bool attention_tied = true;
   bool kv_tied = true;
@@ -238,7 +258,8 @@ class Fitter {
     }
     Matrix meat = Matrix::Zero(p, p);
     for (const auto& [cluster, score] : scores) meat += score * score.transpose();
-    const Matrix clustered = inverse * meat * inverse;
+    const auto clusters = static_cast<double>(scores.size());
+    const Matrix clustered = inverse * meat * inverse * (clusters > 1 ? clusters / (clusters - 1) : 1);
     std::vector<FittedNumber> numbers;
     for (Eigen::Index k = 0; k < p; ++k) {
       const double se = std::sqrt(std::max(variance * inverse(k, k), clustered(k, k)));
@@ -248,7 +269,9 @@ class Fitter {
       number.value = std::exp(x[k]);
       const double width = std::exp(1.96 * se);
       number.low = width > 1e3 ? 0 : number.value / width;
+      const double greatest = fit.what[k].greatest;
       number.high = width > 1e3 ? std::numeric_limits<double>::infinity() : number.value * width;
+      if (greatest <= 1) number.high = std::min(number.high, greatest);
       number.identified = width <= kIdentifiedFactor;
       // Near a kink the slope tells one side only: the data must object to a move either way.
       const auto objects = [&](double move) {
@@ -262,7 +285,7 @@ class Fitter {
         number.identified = false;
       }
       if (!objects(std::log(kIdentifiedFactor))) {
-        number.high = std::numeric_limits<double>::infinity();
+        number.high = greatest <= 1 ? greatest : std::numeric_limits<double>::infinity();
         number.identified = false;
       }
       numbers.push_back(number);
@@ -337,7 +360,7 @@ class ErrorTable {
  public:
   void Add(const std::string& form, const std::string& split, const Point& p, double seconds, int draw = 0) {
     const double error = std::abs(seconds / p.m->seconds - 1);
-    const std::string dense = form == "physics" && p.moe() ? "moe" : "all";
+    const std::string dense = p.moe() ? "moe" : "all";
     for (const std::string& group : {dense, p.m->gpu, p.m->llm}) errors_[{form, group, split, p.phase()}][draw].push_back(error);
   }
 
@@ -391,13 +414,14 @@ struct Machine {
   const GpuSpec* gpu = nullptr;
   Points dense;  // steps of dense models, and kernels
   Points moe;
+  bool cuda_graphs = false;
   Fit fit;
-  bool fitted = false;
 };
 
-Fit Fresh(const Points& points) {
+Fit Fresh(const Points& points, bool cuda_graphs) {
   Fit fit;
-  fit.what = StepNumbers();
+  fit.numbers = StartNumbers(cuda_graphs);
+  fit.what = cuda_graphs ? GraphNumbers() : StepNumbers();
   const auto any = [&](const char* kind) {
     return std::any_of(points.begin(), points.end(), [&](const Point* p) { return p->m->kind == kind; });
   };
@@ -412,9 +436,9 @@ Fit Fresh(const Points& points) {
   return fit;
 }
 
-// A fit to `dense` and then, of the numbers that only experts have, to `moe`. `start`: where to begin.
-Fit FitPoints(const Predictor& predict, const Points& dense, const Points& moe, const Fit* start) {
-  Fit fit = start != nullptr ? *start : Fresh(dense);
+// A fit to `dense` and then, of the numbers that only experts have, to `moe`. `fit`: where to begin; what is found does not
+// depend on it, but a good place saves time.
+Fit FitPoints(const Predictor& predict, const Points& dense, const Points& moe, Fit fit) {
   if (!dense.empty()) Fitter(predict, dense).Run(fit);
   if (!moe.empty()) {
     Fit experts = fit;
@@ -433,8 +457,7 @@ class PhysicsCalibration {
   void Run(ErrorTable& table) {
     for (Machine& machine : machines_) {
       const Predictor predict(*machine.gpu);
-      machine.fit = FitPoints(predict, machine.dense, machine.moe, nullptr);
-      machine.fitted = true;
+      machine.fit = FitPoints(predict, machine.dense, machine.moe, Fresh(machine.dense, machine.cuda_graphs));
       Points all = machine.dense;
       all.insert(all.end(), machine.moe.begin(), machine.moe.end());
       Score(table, "in_sample", predict, all, machine.fit.numbers);
@@ -447,7 +470,9 @@ class PhysicsCalibration {
         if (p->step) llms.insert(p->m->llm);
       }
       for (const std::string& llm : llms) {
-        Split(table, "leave_one_model_out", machine, [&](const Point& p) { return p.step && p.m->llm == llm; });
+        // Its kernels too; and steps of another LLM must be left to learn from.
+        const bool others = std::any_of(all.begin(), all.end(), [&](const Point* p) { return p->step && p->m->llm != llm; });
+        if (others) Split(table, "leave_one_model_out", machine, [&](const Point& p) { return p.m->llm == llm; });
       }
       Split(table, "batch_extrapolation", machine, [](const Point& p) { return p.step && p.batch > kFewRequests; });
       Split(table, "token_extrapolation", machine, [](const Point& p) { return p.step && p.tokens > kFewTokens; });
@@ -477,7 +502,7 @@ class PhysicsCalibration {
     const bool dense_changes = !dense_out.empty();
     Fit fit = machine.fit;
     if (dense_changes && dense_in.empty()) return;
-    fit = FitPoints(predict, dense_changes ? dense_in : Points{}, moe_in, &machine.fit);
+    fit = FitPoints(predict, dense_changes ? dense_in : Points{}, moe_in, machine.fit);
     Score(table, split, predict, dense_out, fit.numbers, draw);
     if (!moe_out.empty() && !moe_in.empty()) Score(table, split, predict, moe_out, fit.numbers, draw);
   }
@@ -490,18 +515,22 @@ class PhysicsCalibration {
   }
 
   std::optional<PhysicsNumbers> MeanOfOthers(const Machine& machine) const {
-    PhysicsNumbers mean = StartNumbers();
+    PhysicsNumbers mean = StartNumbers(machine.cuda_graphs);
     std::vector<Fitted> what = StepNumbers();
     what.insert(what.end(), {kAttention, kKvRead});
+    const std::size_t dense = what.size();
     what.insert(what.end(), MoeNumbers().begin(), MoeNumbers().end());
-    for (const Fitted& f : what) {
+    for (std::size_t k = 0; k < what.size(); ++k) {
+      const Fitted& f = what[k];
       double sum = 0;
       int count = 0;
       for (const Machine& other : machines_) {
-        if (&other == &machine) continue;
+        // Of experts only those speak that have seen some.
+        if (&other == &machine || other.cuda_graphs != machine.cuda_graphs || (k >= dense && other.moe.empty())) continue;
         sum += std::log(std::max(1e-9, other.fit.numbers.*f.number));
         ++count;
       }
+      if (count == 0 && k >= dense) continue;  // nobody has: the prior
       if (count == 0) return std::nullopt;
       mean.*f.number = std::exp(sum / count);
     }
@@ -679,9 +708,15 @@ Calibration Calibrate(const std::vector<MeasurementFile>& files, const Calibrati
   }
   std::vector<Point> points;
   std::map<std::string, std::vector<const Measurement*>> others;  // by GPU: copies and the like
+  std::map<std::string, std::int64_t> unused;
   const std::set<std::string> kernels = {"gemm", "prefill_attention", "decode_attention"};
+  std::map<std::string, bool> graphs;  // by GPU
   for (const MeasurementFile& file : files) {
     for (const Measurement& m : file.rows) {
+      if (graphs.try_emplace(m.gpu, file.cuda_graphs).first->second != file.cuda_graphs) {
+        throw InputError(fmt::format("{}: /cuda_graphs: another file has {} with the other setting; one fit takes one engine",
+                                     file.path, m.gpu));
+      }
       Point p;
       p.m = &m;
       p.batch = SizeOf(m, "batch");
@@ -689,20 +724,33 @@ Calibration Calibrate(const std::vector<MeasurementFile>& files, const Calibrati
       if (p.step) {
         const auto at = own_llms.find(m.llm);
         p.llm = at != own_llms.end() ? at->second : &LlmByName(m.llm);
-        p.llm->CheckShape({.tp = static_cast<int>(m.tp)});
+        try {
+          const auto at_own = own.find(m.gpu);
+          MakePhysicsCost(at_own != own.end() ? *at_own->second : GpuByName(m.gpu), *p.llm, static_cast<int>(m.tp), {});
+        } catch (const InputError& error) {
+          throw InputError(fmt::format("{}: {}", m.place, error.what()));
+        }
         p.tokens = m.kind == "prefill" ? p.batch * SizeOf(m, "tokens") : SizeOf(m, "context") + SizeOf(m, "tokens");
         points.push_back(p);
       } else if (kernels.count(m.kind) > 0) {
-        if (m.dtype == "bf16" || m.dtype == "fp32") points.push_back(p);  // the numbers are of two-byte weights
+        if (m.dtype == "bf16" || m.dtype == "fp32") {
+          points.push_back(p);
+        } else {
+          ++unused[fmt::format("{} of {}: kernels of one-byte numbers are not fitted", m.kind, m.dtype)];
+        }
       } else {
         others[m.gpu].push_back(&m);
+        if (m.kind == "launch" || m.kind == "kv_copy" || m.kind == "alloc" || m.kind == "context" || m.kind == "memory") {
+          ++unused[m.kind + ": no number of the forms depends on it"];
+        }
       }
     }
   }
   if (points.empty()) throw InputError(fmt::format("{}: nothing to fit: no step and no kernel was measured", files.front().path));
   // Points of one LLM and TP degree stand together: binding a cost is dearer than asking it.
   std::stable_sort(points.begin(), points.end(), [](const Point& a, const Point& b) {
-    return std::tie(a.m->gpu, a.m->llm, a.m->tp, a.m->label) < std::tie(b.m->gpu, b.m->llm, b.m->tp, b.m->label);
+    return std::tie(a.m->gpu, a.m->llm, a.m->tp, a.m->dtype, a.m->label) <
+           std::tie(b.m->gpu, b.m->llm, b.m->tp, b.m->dtype, b.m->label);
   });
 
   std::vector<Machine> machines;
@@ -711,6 +759,7 @@ Calibration Calibrate(const std::vector<MeasurementFile>& files, const Calibrati
     if (machines.empty() || machines.back().gpu->name != p.m->gpu) {
       const auto at = own.find(p.m->gpu);
       machines.emplace_back().gpu = at != own.end() ? at->second : &GpuByName(p.m->gpu);
+      machines.back().cuda_graphs = graphs.at(p.m->gpu);
     }
     (p.moe() ? machines.back().moe : machines.back().dense).push_back(&p);
     if (!p.step || p.phase() == "mixed") continue;
@@ -729,6 +778,16 @@ Calibration Calibrate(const std::vector<MeasurementFile>& files, const Calibrati
   Profile& profile = result.profile;
   LinearCalibration(linear_sets, options, table, profile.linear);
   result.errors = table.Rows();
+  for (const auto& [what, count] : unused) result.remarks.push_back(fmt::format("{} rows not used: {}", count, what));
+  for (const ErrorRow& row : result.errors) {
+    if (row.form != "physics" || row.split != "in_sample" || graphs.count(row.group) == 0 || row.stats.median_pct <= kPoorPct) {
+      continue;
+    }
+    result.remarks.push_back(
+        fmt::format("{}: half of the {} times are off by more than {:.0f} % even in sample: the form does not "
+                    "describe these measurements",
+                    row.group, row.phase, kPoorPct));
+  }
 
   // The profile.
   profile.name = options.name;
@@ -740,11 +799,11 @@ Calibration Calibrate(const std::vector<MeasurementFile>& files, const Calibrati
   profile.source = fmt::format("fitted by poolsim calibrate to {} measured points: {}", points.size(),
                                engines.empty() ? "engine not stated" : fmt::format("{}", fmt::join(engines, "; ")));
   profile.help = fmt::format("fitted to measurements of {}", engines.empty() ? "an engine" : *engines.begin());
-  const PhysicsNumbers start = StartNumbers();
+  const PhysicsNumbers start = StartNumbers(false);
   Json rows = Json::array();
   for (const Machine& machine : physics.machines()) {
     const Predictor predict(*machine.gpu);
-    Json row{{"gpu", machine.gpu->name}};
+    Json row{{"gpu", machine.gpu->name}, {"cuda_graphs", machine.cuda_graphs ? "on" : "off"}};
     Json intervals = Json::object();
     std::vector<FittedNumber> numbers;
     if (!machine.dense.empty()) numbers = Fitter(predict, machine.dense).Intervals(machine.fit, machine.gpu->name);
@@ -774,7 +833,6 @@ Calibration Calibrate(const std::vector<MeasurementFile>& files, const Calibrati
   profile.physics = Json{{"numbers", Json{{"rows", start.rows},
                                           {"padding_rows", start.padding_rows},
                                           {"roofline_power", start.roofline_power},
-                                          {"cuda_graphs", "off"},
                                           {"elementwise_bytes", start.elementwise_bytes},
                                           {"sampling_bytes", start.sampling_bytes}}},
                          {"gpus", rows}};
@@ -809,6 +867,10 @@ Calibration Calibrate(const std::vector<MeasurementFile>& files, const Calibrati
   profile.provenance =
       Json{{"inputs", inputs}, {"dropped", dropped}, {"seed", options.seed}, {"held_out_splits", options.splits}};
   if (!switches.empty()) profile.provenance["switch"] = switches;
+  for (const auto& [gpu, block] : switches.items()) {
+    result.remarks.push_back(fmt::format("{}: copies say, for a scenario's \"switch\": {}", gpu, block.dump()));
+  }
+  if (!result.remarks.empty()) profile.provenance["remarks"] = result.remarks;
   return result;
 }
 

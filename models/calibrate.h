@@ -12,10 +12,10 @@
 //
 // Splits, whose errors go into the profile (models/profile.h): in_sample; held_out: one third of the points left out at random,
 // mean over five seeded splits; leave_one_model_out: every LLM predicted on each GPU by a fit to the others there;
-// leave_one_gpu_out: every GPU predicted with the geometric mean of the other GPUs' numbers; batch_extrapolation: batches above
-// 64 from those of at most 64; token_extrapolation: steps of more than 1,024 tokens (prefill: prompt tokens; decode: context)
-// from the others. A split that leaves a fit without data has no points there. Mixtures of experts are reported apart, under
-// errors.physics.moe.
+// leave_one_gpu_out: every GPU predicted with the geometric mean of the other GPUs' numbers, priors where nothing else is known;
+// batch_extrapolation: batches above 64 from those of at most 64; token_extrapolation: steps of more than 1,024 tokens (prefill:
+// prompt tokens; decode: context) from the others. A split that leaves a fit without data has no points there. Mixtures of
+// experts are reported apart, under errors.physics.moe.
 #pragma once
 
 #include <cstdint>
@@ -74,8 +74,9 @@ struct Calibration {
   std::vector<ErrorRow> errors;  // by form, group, split, phase
   std::vector<FittedNumber> numbers;
   std::vector<PlotPoint> plot;
-  std::vector<GpuSpec> gpu_specs;  // of GPUs that the catalogue lacks
-  std::vector<LlmSpec> llm_specs;  // and of LLMs
+  std::vector<GpuSpec> gpu_specs;    // of GPUs that the catalogue lacks
+  std::vector<LlmSpec> llm_specs;    // and of LLMs
+  std::vector<std::string> remarks;  // what was not used, what fits badly, what copies say of switches
 };
 
 // Throws InputError when there is nothing to fit.

@@ -14,7 +14,11 @@
 namespace poolsim {
 namespace {
 
-constexpr std::int64_t kMaxWhole = std::int64_t{1} << 50;
+constexpr std::int64_t kMaxWhole = std::int64_t{1} << 50;  // bytes
+constexpr std::int64_t kMaxCount = std::int64_t{1} << 24;  // rows, tokens, requests: their products stay far from overflow
+constexpr std::int64_t kMaxTp = 1024;
+constexpr double kShortest = 1e-9;
+constexpr double kLongest = 86'400;
 
 // What a kind of row has besides time, repeats and where it was measured.
 struct Kind {
@@ -86,10 +90,10 @@ class Row {
     return value;
   }
 
-  std::int64_t Whole(const std::string& key, std::int64_t least) {
+  std::int64_t Whole(const std::string& key, std::int64_t least, std::int64_t most = kMaxCount) {
     const double value = Real(key, static_cast<double>(least), false);
-    if (value != std::floor(value) || value > static_cast<double>(kMaxWhole)) {
-      Refuse(place_, fmt::format("{}: found \"{}\"; expected a whole number of at least {}", key, Text(key), least));
+    if (value != std::floor(value) || value > static_cast<double>(most)) {
+      Refuse(place_, fmt::format("{}: found \"{}\"; expected a whole number from {} to {}", key, Text(key), least, most));
     }
     return static_cast<std::int64_t>(value);
   }
@@ -167,15 +171,18 @@ Measurement Parse(Row row, const Defaults& defaults, const MeasurementFile& file
   m.label = row.Text("llm", defaults.llm);
   if (m.label.empty() && IsStep(m.kind)) Refuse(m.place, "llm: missing, in the row and in the file");
   if (!m.label.empty()) m.llm = LlmName(m.label, file.llm_spec, m.place);
-  if (row.Has("tp")) m.tp = row.Whole("tp", 1);
+  if (row.Has("tp")) m.tp = row.Whole("tp", 1, kMaxTp);
   m.dtype = row.Text("dtype", "bf16");
   if (const std::vector<std::string> dtypes = {"bf16", "fp8", "int8", "fp32"};
       std::find(dtypes.begin(), dtypes.end(), m.dtype) == dtypes.end()) {
     Refuse(m.place, UnknownName("dtype", m.dtype, dtypes));
   }
-  for (const char* size : kind->sizes) m.sizes[size] = row.Whole(size, MayBeZero(size) ? 0 : 1);
+  for (const std::string& size : std::vector<std::string>(kind->sizes.begin(), kind->sizes.end())) {
+    const bool bytes = size == "bytes" || size == "block_bytes";
+    m.sizes[size] = row.Whole(size, MayBeZero(size) ? 0 : 1, bytes ? kMaxWhole : kMaxCount);
+  }
   if (IsStep(m.kind) && m.kind != "mixed" && m.sizes["batch"] == 0) Refuse(m.place, "batch: found 0; expected at least 1");
-  for (const std::string choice : kind->choices) {
+  for (const std::string& choice : std::vector<std::string>(kind->choices.begin(), kind->choices.end())) {
     if (choice == "memory" && m.choices["direction"] == "d2d" && !row.Has(choice)) continue;
     m.choices[choice] = row.RequiredText(choice);
   }
@@ -188,7 +195,17 @@ Measurement Parse(Row row, const Defaults& defaults, const MeasurementFile& file
   if (m.kind == "copy") one_of("direction", {"h2d", "d2h", "both", "d2d"});
   if (m.kind == "kv_copy") one_of("direction", {"gather", "scatter"});
   one_of("memory", {"pinned", "pageable"});
+  if (const std::int64_t tokens = m.sizes["batch"] * m.sizes["tokens"]; tokens > kMaxCount) {
+    Refuse(m.place, fmt::format("batch x tokens: found {}; expected at most {}", tokens, kMaxCount));
+  }
+  if (m.kind == "decode" && m.sizes["context"] < m.sizes["batch"]) {
+    Refuse(m.place, fmt::format("context: found {}; expected at least a token for each of {} requests", m.sizes["context"],
+                                m.sizes["batch"]));
+  }
   m.seconds = row.Real(defaults.time, 0, m.kind != "memory") * defaults.seconds;
+  if (m.kind != "memory" && (m.seconds < kShortest || m.seconds > kLongest)) {
+    Refuse(m.place, fmt::format("{}: found {} s; expected {} s to {} s", defaults.time, m.seconds, kShortest, kLongest));
+  }
   if (m.kind == "copy" && m.choices["direction"] == "both") m.seconds_back = row.Real(defaults.back, 0, true) * defaults.seconds;
   if (row.Has(defaults.spread)) m.spread_s = row.Real(defaults.spread, 0, false) * defaults.seconds;
   m.repeats = row.Whole("repeats", 1);
@@ -215,8 +232,8 @@ std::string TextIn(const Json& json, const char* key, const std::string& place) 
 void ReadJson(const std::string& text, MeasurementFile& file) {
   const Json json = ParseJson(text, file.path);
   if (!json.is_object()) Refuse(file.path, "expected an object");
-  const std::vector<std::string> known = {"schema", "engine", "date",     "gpu",      "llm",
-                                          "unit",   "device", "gpu_spec", "llm_spec", "rows"};
+  const std::vector<std::string> known = {"schema", "engine",      "date",     "gpu",      "llm", "unit",
+                                          "device", "cuda_graphs", "gpu_spec", "llm_spec", "rows"};
   for (const auto& [key, value] : json.items()) {
     if (std::find(known.begin(), known.end(), key) == known.end()) Refuse(file.path, UnknownName("key", key, known));
   }
@@ -227,6 +244,10 @@ void ReadJson(const std::string& text, MeasurementFile& file) {
   file.date = TextIn(json, "date", file.path);
   if (json.contains("device")) file.device = json["device"];
   if (json.contains("gpu_spec")) file.gpu_spec = ParseGpu(json["gpu_spec"].dump(), file.path + ": /gpu_spec");
+  if (json.contains("cuda_graphs")) {
+    if (!json["cuda_graphs"].is_boolean()) Refuse(file.path, "/cuda_graphs: expected true or false");
+    file.cuda_graphs = json["cuda_graphs"].get<bool>();
+  }
   if (json.contains("llm_spec")) file.llm_spec = ParseLlm(json["llm_spec"].dump(), file.path + ": /llm_spec");
   Defaults defaults;
   defaults.gpu = TextIn(json, "gpu", file.path);
@@ -357,12 +378,12 @@ void ReadAegaeon(const std::vector<std::string>& lines, MeasurementFile& file) {
     m.kind = "prefill";
     m.sizes = {{"batch", b}, {"tokens", l}};
     m.seconds = row.Real("p_med", 0, true);
-    m.spread_s = quartiles * row.Real("p_std", 0, false);
+    if (row.Has("p_std")) m.spread_s = quartiles * row.Real("p_std", 0, false);
     decode.kind = "decode";
     // The mean of nine steps after the first token: on average five tokens behind the prompt.
     decode.sizes = {{"batch", b}, {"context", b * (l + 5)}};
     decode.seconds = row.Real("d_med", 0, true);
-    decode.spread_s = quartiles * row.Real("d_std", 0, false);
+    if (row.Has("d_std")) decode.spread_s = quartiles * row.Real("d_std", 0, false);
     if (m.label == "yi1_5_6b_chat" && gpu == "H800") {
       ++unusable.points;
     } else {
@@ -390,7 +411,10 @@ MeasurementFile ReadMeasurements(const std::string& path) {
     const std::vector<std::string> lines = Lines(text);
     const std::vector<std::string> header = Cells(lines.front());
     const auto has = [&](const char* name) { return std::find(header.begin(), header.end(), name) != header.end(); };
-    if (has("model") && has("p_med") && has("d_med") && has("l") && has("b")) {
+    if (has("model") && (has("p_med") || has("d_med"))) {
+      for (const char* column : {"gpu", "l", "b", "n", "p_med", "d_med"}) {
+        if (!has(column)) Refuse(path + ":1", fmt::format("column {}: missing", column));
+      }
       ReadAegaeon(lines, file);
     } else {
       ReadCsv(lines, file);

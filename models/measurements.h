@@ -11,6 +11,7 @@
 //       "gpu": "h100",                           catalogue name, for rows that name none
 //       "llm": "qwen2.5-7b",                     catalogue name, for rows that name none
 //       "unit": "s",                             of every time in the file: s | ms | us
+//       "cuda_graphs": true,                     optional: steps were launched as graphs, not kernel by kernel; default false
 //       "device": {...},                         optional: facts of the machine, carried into the profile as they are
 //       "gpu_spec": {...},                       optional: the entry (as in models/gpus/) of a GPU that the catalogue lacks
 //       "llm_spec": {...},                       optional: the entry (as in models/llms/) of an LLM that the catalogue lacks
@@ -20,8 +21,8 @@
 // CSV with a header; the columns are the keys of a row in any order, an empty cell is an absent key, and the time's unit is in
 // its name: time_s, time_ms or time_us, and spread_s, spread_ms or spread_us beside it. `kind` is a column like any other.
 //
-// Keys of every row: kind, time (> 0), spread (>= 0: interquartile range, optional), repeats (>= 1), and where they differ from
-// the file's: gpu, llm, tp (default 1), dtype (bf16 | fp8 | int8 | fp32, default bf16).
+// Keys of every row: kind, time (1 ns to a day), spread (>= 0: interquartile range, optional), repeats (>= 1), and where they
+// differ from the file's: gpu, llm, tp (default 1), dtype (bf16 | fp8 | int8 | fp32, default bf16).
 //
 // kind           its keys (whole numbers)                         what was timed
 // prefill        batch, tokens                                    a step over `batch` prompts of `tokens` tokens each
@@ -83,6 +84,7 @@ struct MeasurementFile {
   std::string hash;  // 16 hex digits over its bytes
   std::string engine;
   std::string date;
+  bool cuda_graphs = false;
   Json device;
   std::optional<GpuSpec> gpu_spec;
   std::optional<LlmSpec> llm_spec;

@@ -27,7 +27,7 @@ struct Tile {
 };
 constexpr std::array kTiles = {Tile{64, 64, 0.6}, Tile{64, 128, 0.75}, Tile{128, 128, 0.95}, Tile{128, 256, 1},
                                Tile{256, 128, 1}};
-// Grouped kernels of experts also have a short tile.
+// Grouped kernels of experts also have a short tile, and pad to 16 rows where rows are padded.
 constexpr Tile kExpertTile{16, 64, 0.6};
 
 double Ceil(double x) {
@@ -199,10 +199,11 @@ class PhysicsCost final : public ModelCost {
     StepPrice price;
     price.a.base = PsFromSeconds(host_s_ + unhidden);
     price.b.base = PsFromSeconds(GpuSeconds(rows, sequences, batch, pairs) + unhidden);
-    price.b.per_token = batch > 0 ? PsFromSeconds(layers_ * kv_token_s_ / split.parts) : 0;
+    const double turns = Turns(batch, split);
+    price.b.per_token = batch > 0 ? PsFromSeconds(turns * layers_ * kv_token_s_ / split.parts) : 0;
     if (chunks.size() == 1) {
       const auto n = static_cast<double>(chunks[0].tokens);
-      price.b.per_chunk = PsFromSeconds(layers_ * (2 * n * n * pair_s_) / split.parts * Filling(batch, split));
+      price.b.per_chunk = PsFromSeconds(turns * layers_ * (2 * n * n * pair_s_) / split.parts);
     }
     return price;
   }
@@ -219,10 +220,13 @@ class PhysicsCost final : public ModelCost {
     const std::int64_t groups = std::min<std::int64_t>(DivideUp(sequences, micro), groups_);
     return {micro, static_cast<double>(micro * groups)};
   }
-  // Without decoding requests the pipeline is empty at the start of a step: m micro-batches pass in m + pp - 1 turns, not in pp.
-  double Filling(std::int64_t decoding, const Split& split) const {
-    if (decoding > 0 || shape_.pp == 1) return 1;
-    return static_cast<double>(split.micro_batches + shape_.pp - 1) / shape_.pp;
+  // How many layers a step takes at a micro-batch's size, as a multiple of L. The slowest stage sets the pace of a pipeline.
+  double Turns(std::int64_t decoding, const Split& split) const {
+    if (shape_.pp == 1) return 1;
+    const auto m = split.micro_batches;
+    const double stage = static_cast<double>(DivideUp(llm_.num_hidden_layers, shape_.pp)) / layers_;
+    if (decoding > 0) return m == shape_.pp ? static_cast<double>(m) * stage : 1;
+    return m == 1 ? 1 : static_cast<double>(m + shape_.pp - 1) * stage;
   }
 
   double AttentionGemms(double rows) const {
@@ -279,10 +283,10 @@ class PhysicsCost final : public ModelCost {
       const double exchange = shape_.ep > shape_.tp ? all_to_all_.latency_s + bytes * all_to_all_.s_per_byte : reduce;
       all += moe_layers_ * (Experts(micro, m) + exchange);
     }
-    all *= Filling(decoding, split);
+    all *= Turns(decoding, split);
     const double s = Ceil(static_cast<double>(sequences) / split.parts);
     const auto logits = static_cast<double>(DivideUp(llm_.vocab_size, shape_.tp));
-    return all + machine_.Gemm(s, hidden_, logits, 2, machine_.bf16_flops) +
+    return all + static_cast<double>(split.micro_batches) * machine_.Gemm(s, hidden_, logits, 2, machine_.bf16_flops) +
            (shape_.pp - 1) * (hand_over_.latency_s + bytes / shape_.tp * hand_over_.s_per_byte);
   }
 

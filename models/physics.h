@@ -37,10 +37,11 @@
 // sampling and host times are not divided: every GPU of the group runs norms and residuals on whole rows, and one of them
 // samples. lm_head is bf16 whatever the weights are. Norms, biases and the lookup in the embedding are below 0.1 % of a step.
 //
-// Pipeline parallelism: the S sequences of a step form min(S, pp) micro-batches that follow one another through the stages, each
-// of R / min(S, pp) rows; a decode run keeps the pipeline full, so its step is pp stages of one micro-batch: L layers at that
-// size. A step without decoding requests also pays the filling of the pipeline. Data-parallel attention (ep > tp): the ep / tp
-// groups share a micro-batch's sequences likewise, and its experts see all of its rows.
+// Pipeline parallelism: the S sequences of a step form m = min(S, pp) micro-batches of R / m rows that follow one another through
+// the stages, the slowest of which has ceil(L / pp) layers. A decode run keeps pp micro-batches in flight: its step is pp turns
+// of the slowest stage, and lm_head once per micro-batch; fewer micro-batches wait for one another: L layers. A step without
+// decoding requests starts with an empty pipeline: m + pp - 1 turns (one micro-batch: L layers). Data-parallel attention (ep >
+// tp): the ep / tp groups share a micro-batch's sequences likewise, and its experts see all of its rows.
 //
 // The maximum of host and GPU is taken over the whole step, so that for a fixed batch a decode step is the maximum of two lines
 // in T: the host's, which is flat, and the GPU's. A chunk's attention grows by the same amount from one equal chunk to the next:

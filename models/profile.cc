@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "models/catalogue.h"
+#include "sim/cost_model.h"
 #include "sim/errors.h"
 
 namespace poolsim {
@@ -130,6 +131,28 @@ const Profile& FindProfile(const std::string& name, const std::string& form) {
     if (profile.name == name && !Section(profile, form).is_null()) return profile;
   }
   throw InputError(UnknownName("profile", name, ProfileNames(form)) + ", or a file that ends in .json");
+}
+
+Json ProfileListing() {
+  Json rows = Json::array();
+  for (const Profile& profile : Profiles()) {
+    Json row{{"name", profile.name}, {"forms", Json::array()}, {"gpus", Json::array()}};
+    const auto add = [&](const char* form, const Json& section, const char* list) {
+      if (section.is_null()) return;
+      row["forms"].push_back(form);
+      for (const Json& entry : section[list]) {
+        const Json& gpu = entry["gpu"];
+        if (std::find(row["gpus"].begin(), row["gpus"].end(), gpu) == row["gpus"].end()) row["gpus"].push_back(gpu);
+      }
+    };
+    add("physics", profile.physics, "gpus");
+    add("linear", profile.linear, "models");
+    row["help"] = profile.help;
+    row["source"] = profile.source;
+    row["date"] = profile.date;
+    rows.push_back(std::move(row));
+  }
+  return rows;
 }
 
 }  // namespace poolsim

@@ -113,6 +113,8 @@ std::vector<std::string> LlmNames();
 Json GpuListing();  // rows for `poolsim list gpus`: name, memory_gb, bandwidth, rates, power, price, sources
 Json LlmListing();  // rows for `poolsim list llms`: name, aliases, parameters, weights_gb, kv_bytes_per_token, context
 
+Json ProfileListing();  // rows for `poolsim list profiles`: name, forms, gpus, help, source, date
+
 struct CostModelEntry {
   std::string name;
   std::string help;

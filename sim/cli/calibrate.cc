@@ -145,7 +145,7 @@ std::string PlotScript(const Calibration& c, const std::string& path, const std:
   std::map<std::string, std::map<std::string, std::vector<const PlotPoint*>>> panels;
   for (const PlotPoint& p : c.plot) panels[p.phase][p.gpu].push_back(&p);
   std::string text = fmt::format(
-      "set terminal {} size {}\nset output \"{}\"\n", terminal,
+      "set terminal {} size {}\nset output '{}'\n", terminal,
       terminal == "pdfcairo" ? fmt::format("{}cm,11cm", 10 * panels.size()) : fmt::format("{},560", 520 * panels.size()), path);
   // Okabe and Ito's palette: told apart by colour-blind readers.
   const std::vector<std::string> colours = {"#0072B2", "#E69F00", "#009E73", "#D55E00",
@@ -186,11 +186,11 @@ void WritePlot(const Calibration& c, const std::string& path) {
     return;
   }
   const std::string terminal = extension == ".pdf" ? "pdfcairo" : extension == ".png" ? "pngcairo" : "svg";
-  if (path.find_first_of("\"\n\\") != std::string::npos) throw InputError("--plot: a quote or line break in a file's name");
+  if (path.find_first_of("'\n") != std::string::npos) throw InputError("--plot: a quote or line break in a file's name");
   if (std::system("command -v gnuplot >/dev/null 2>&1") != 0) {
     throw InputError("--plot: needs gnuplot, Debian's package gnuplot-nox; a file that ends in .csv does not");
   }
-  std::FILE* gnuplot = popen("gnuplot -", "w");
+  std::FILE* gnuplot = popen("gnuplot - 2>/dev/null", "w");
   if (gnuplot == nullptr) throw InputError("--plot: gnuplot cannot be started");
   const std::string script = PlotScript(c, path, terminal);
   std::fwrite(script.data(), 1, script.size(), gnuplot);
@@ -223,11 +223,12 @@ void Calibrate(const Options& options) {
   const Style style = StyleFor(STDOUT_FILENO);
   std::size_t points = 0;
   for (const MeasurementFile& file : files) points += file.rows.size();
-  fmt::print("{}: {} points in {} file{}\n", style.Bold("calibrate"), Count(static_cast<std::int64_t>(points)), files.size(),
+  fmt::print("{}: {} times in {} file{}\n", style.Bold("calibrate"), Count(static_cast<std::int64_t>(points)), files.size(),
              files.size() == 1 ? "" : "s");
   for (const MeasurementFile& file : files) {
-    for (const Dropped& d : file.dropped) fmt::print("  dropped {}: {}\n", Count(d.points), d.rule);
+    for (const Dropped& d : file.dropped) fmt::print("  dropped {} points: {}\n", Count(d.points), d.rule);
   }
+  for (const std::string& remark : c.remarks) fmt::print("  {}\n", Wrap(remark, kPageWidth, 4, 2));
   PrintErrors(c, "physics", style);
   PrintErrors(c, "linear", style);
   PrintNumbers(c, style);

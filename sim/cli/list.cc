@@ -18,6 +18,7 @@ constexpr const char* kExamples =
     "  poolsim list policies            how GPUs may be shared, and the parameters of each way\n"
     "  poolsim list formats             traces that can be read, and generators\n"
     "  poolsim list llms\n"
+    "  poolsim list profiles            what prices are made of\n"
     "  poolsim list gpus --json | jq '.[].name'";
 
 Json PolicyListing() {
@@ -137,6 +138,20 @@ void PrintLlms(const Json& rows, const Style& style) {
                   kPageWidth, 0, 0));
 }
 
+void PrintProfiles(const Json& rows, const Style& style) {
+  Table table({{"name", Align::kLeft, ""},
+               {"form", Align::kLeft, ""},
+               {"GPUs (*: any)", Align::kLeft, ""},
+               {"what it is", Align::kLeft, "", true}});
+  for (const Json& row : rows) {
+    const std::size_t gpus = row["gpus"].size();
+    const bool any = gpus > 0 && row["gpus"].back() == "*";
+    table.Row({Text(row["name"]), Text(row["forms"]), any ? "*" : fmt::format("{}", gpus), Text(row["help"])});
+  }
+  fmt::print("{}", table.Text(style));
+  fmt::print("\nA scenario names one as in --set cost.params.physics.profile=NAME, or a file that poolsim calibrate wrote.\n");
+}
+
 struct Listing {
   const char* name;
   Json (*rows)();
@@ -147,6 +162,7 @@ constexpr Listing kListings[] = {
     {"formats", FormatListing, PrintFormats},
     {"gpus", GpuListing, PrintGpus},
     {"llms", LlmListing, PrintLlms},
+    {"profiles", ProfileListing, PrintProfiles},
 };
 
 struct Options {
@@ -174,8 +190,8 @@ void List(const Options& options) {
 
 void AddListCommand(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("list", "what there is: policies, formats, gpus or llms");
-  command->add_option("WHAT", options->what, "policies, formats, gpus or llms")->required()->type_name("");
+  CLI::App* command = app.add_subcommand("list", "what there is: policies, formats, gpus, llms or profiles");
+  command->add_option("WHAT", options->what, "policies, formats, gpus, llms or profiles")->required()->type_name("");
   command->add_flag("--json", options->json, "print JSON");
   command->footer(kExamples);
   command->callback([options, &invocation] { invocation.action = [options] { List(*options); }; });

@@ -128,6 +128,75 @@ TEST_CASE("A number that no measurement depends on is called not identified, and
   CHECK_FALSE(c.profile.physics["gpus"][0]["intervals"]["host_us_per_layer"]["identified"].get<bool>());
 }
 
+TEST_CASE("Steps that were launched as graphs are fitted without host time per layer", "[unit]") {
+  PhysicsNumbers truth = Truth();
+  truth.cuda_graphs = true;
+  truth.host_us_per_sequence = 5;
+  truth.host_ms_per_step = 0.6;
+  MeasurementFile file = Synthetic(truth, [](double s, int) { return s; });
+  file.cuda_graphs = true;
+  const Calibration c = Calibrate({file}, {});
+  CHECK(Number(c, "host_us_per_layer") == -1);
+  CHECK(Number(c, "compute") == Approx(truth.compute).epsilon(0.03));
+  CHECK(Number(c, "memory") == Approx(truth.memory).epsilon(0.05));
+  CHECK(Number(c, "host_ms_per_step") == Approx(truth.host_ms_per_step).epsilon(0.3));
+  CHECK(c.profile.physics["gpus"][0]["cuda_graphs"] == "on");
+  for (const char* split : {"in_sample", "held_out", "batch_extrapolation", "token_extrapolation"}) {
+    for (const char* phase : {"prefill", "decode"}) {
+      INFO(split << " " << phase);
+      CHECK(Stats(c, "physics", "all", split, phase).median_pct < 5);
+    }
+  }
+  // One engine a GPU.
+  MeasurementFile eager = file;
+  eager.cuda_graphs = false;
+  CHECK_THROWS_AS(Calibrate({file, eager}, {}), InputError);
+}
+
+TEST_CASE("Mixed steps, eight-bit weights, tensor parallelism and experts are priced as what they are", "[unit]") {
+  const PhysicsNumbers truth = Truth();
+  MeasurementFile file;
+  file.path = "kinds";
+  for (const char* name : {"llama-3-8b", "qwen2.5-14b", "qwen1.5-moe-a2.7b", "mixtral-8x7b"}) {
+    const LlmSpec& llm = LlmByName(name);
+    for (const std::int64_t tp : {1, 4}) {
+      for (const char* dtype : {"bf16", "fp8"}) {
+        const auto cost =
+            MakePhysicsCost(GpuByName("h100"), llm, Shape{.tp = static_cast<int>(tp)}, llm.Resolve({dtype, ""}), {truth, {}});
+        for (const std::int64_t batch : {1, 16, 64, 100, 200}) {
+          for (const std::int64_t tokens : {128, 1024}) {
+            Measurement m;
+            m.gpu = "h100";
+            m.llm = m.label = name;
+            m.tp = tp;
+            m.dtype = dtype;
+            m.kind = "decode";
+            m.sizes = {{"batch", batch}, {"context", batch * tokens}};
+            m.seconds = ToSeconds(cost->DecodeStep(batch).At(batch * tokens));
+            file.rows.push_back(m);
+            const Chunk chunk{.offset = 512, .tokens = tokens};
+            m.kind = "mixed";
+            m.sizes = {{"batch", batch}, {"context", batch * tokens}, {"tokens", tokens}, {"offset", 512}};
+            m.seconds = ToSeconds(cost->MixedStep(batch, {&chunk, 1}).At(batch * tokens));
+            file.rows.push_back(m);
+          }
+        }
+      }
+    }
+  }
+  const Calibration c = Calibrate({file}, {});
+  for (const char* group : {"all", "moe"}) {
+    for (const char* phase : {"decode", "mixed"}) {
+      INFO(group << " " << phase);
+      const ErrorStats s = Stats(c, "physics", group, "in_sample", phase);
+      CHECK(s.points == 80);
+      CHECK(s.median_pct < 2);
+      CHECK(s.p90_pct < 8);
+    }
+  }
+  CHECK(c.profile.errors["physics"]["moe"]["in_sample"]["mixed"]["points"] == 80);
+}
+
 TEST_CASE("Linear fits are non-negative and find lines", "[unit]") {
   MeasurementFile file;
   file.path = "lines";
