@@ -5,33 +5,32 @@
 // the peak memory bandwidth, w bytes a weight, v bytes a number of the KV cache. R rows (tokens) go through each layer, of which
 // D are decoding requests with T context tokens in all; S sequences yield a token (decoding requests, prompts, last chunks).
 //
+// clang-format off
 //   gemm(R,K,N)  = roof( multiply(R,K,N) / (compute F),  (w K N + 2 R (K + N)) / (memory BW) ) + gemm_us
-//   multiply     = padded: 2 (pad(R) + padding_rows) K N          pad: up to 64, else up to the next multiple of 128
-//                  waves:  the least over tile shapes (m, n; efficiency e) of 2 m n K SM waves / e, where ceil(R/m) ceil(N/n)
-//                  tiles
-//                          take x = tiles / SM waves on SM multiprocessors, counted as (1 - wave) x + wave ceil(x): split kernels
-//                          share a part of a last wave. Where the number of multiprocessors is not known (a CPU): 2 R K N
+//   multiply     = padded: 2 (pad(R) + padding_rows) K N        pad: up to 64, else up to the next multiple of 128
+//                  waves:  least over tile shapes (m, n; efficiency e) of 2 m n K SM waves / e
+//                          x = ceil(R/m) ceil(N/n) / SM waves on SM multiprocessors count as (1 - wave) x + wave ceil(x): split
+//                          kernels share a part of a last wave. SM not known (a CPU): 2 R K N
 //   roof(a,b)    = (a^p + b^p)^(1/p), p = roofline_power: arithmetic and memory overlap, but not perfectly; 0: max(a, b)
 //   layer        = gemms of attention and MLP + elementwise_bytes R h / (memory BW) + elementwise_us + attention + collectives
-//     GQA        gemm(R, h, (q + 2 kv)/tp) + gemm(R, q/tp, h)                q = heads x head_dim, kv = kv_heads x head_dim
-//     MLA        gemm(R, h, q_rank + kv_rank + rope) + gemm(R, q_rank, q/tp) + gemm(R, kv_rank, heads (nope + v)/tp)
-//                + gemm(R, heads v/tp, h); weights of the latents are on every GPU
-//     MLP        gemm(R, h, 2 i/tp) + gemm(R, i/tp, h)                      i wide; without a gate: gemm(R, h, i/tp) first
-//     experts    grouped gemms over the distinct experts of R rows, E (1 - (1 - k/E)^R) of E with k a row, divided by ep; each
-//                gets its share of the R k rows, at `experts` instead of `compute`; sliced by tp where ep = 1; + the shared
-//                experts as an MLP + the router
-//   attention    = P heads (qk + v)/tp / (attention F) + attention_us      prompts: P = sum of l^2 (causal: half of the pairs,
-//   two
-//                                                                         FLOPs a multiply-add); a chunk of n tokens at offset o:
-//                                                                         n (2 o + n)
-//                + (T + kv_floor_tokens D) max(bytes a token / (kv_read BW), FLOPs a token / (attention F))     decoding: GQA
-//                reads
-//                                                                         2 kv/tp v bytes; MLA reads its latent, on every GPU
+//     GQA        = gemm(R, h, (q + 2 kv)/tp) + gemm(R, q/tp, h)               q = heads x head_dim, kv = kv_heads x head_dim
+//     MLA        = gemm(R, h, q_rank + kv_rank + rope) + gemm(R, q_rank, q/tp) + gemm(R, kv_rank, heads (nope + v)/tp)
+//                  + gemm(R, heads v/tp, h)                                   weights of the latents are on every GPU
+//     MLP        = gemm(R, h, 2 i/tp) + gemm(R, i/tp, h)                      i wide; without a gate gemm(R, h, i/tp) first
+//     experts    = grouped gemms over the distinct experts of R rows, E (1 - (1 - k/E)^R) of E with k a row, divided by ep, each
+//                  with its share of the R k rows, at `experts` instead of `compute`; sliced by tp where ep = 1
+//                  + the shared experts as an MLP + the router
+//   attention    = P heads (qk + v)/tp / (attention F) + attention_us         P = sum of l^2 over prompts (causal: half of the
+//                                                                             pairs, two FLOPs a multiply-add); a chunk of n tokens
+//                                                                             at offset o: n (2 o + n)
+//                + (T + kv_floor_tokens D) max(bytes a token / (kv_read BW), FLOPs a token / (attention F))
+//                                                                             GQA reads 2 kv/tp v bytes; MLA its latent, whole
 //   collectives  = 2 all-reduces of 2 R h bytes among tp GPUs (latency + bytes / rate by group size: catalogue or profile); with
-//                ep > tp the MLP's is an all-to-all instead: every row to the GPUs of its experts and back
+//                  ep > tp the MLP's is an all-to-all instead: every row to the GPUs of its experts and back
 //   GPU          = L layer + gemm(S, h, V/tp) + (pp - 1) hand-overs of 2 R h bytes
 //   host         = L host_per_layer (layers with experts: host_per_moe_layer); none with cuda_graphs
 //   step         = max(host, GPU) + S V sampling_bytes / (memory BW) + host_per_step + host_per_sequence S
+// clang-format on
 //
 // q/tp is exact (tp divides the heads); key and value heads are divided rounding up, widths and V likewise. Elementwise bytes,
 // sampling and host times are not divided: every GPU of the group runs norms and residuals on whole rows, and one of them
@@ -49,7 +48,9 @@
 //
 // Sources: roofline (Williams et al. 2009); tile and wave quantisation (NVIDIA, Matrix Multiplication Background); numbers from
 // the profiles of models/profiles/, each with its error table. Known limits: sliding windows are priced as full attention, so
-// contexts beyond the window are overpriced; experts are taken to be chosen uniformly and to be balanced among GPUs.
+// contexts beyond the window are overpriced; experts are taken to be chosen uniformly and to be balanced among GPUs; with
+// cuda_graphs prefills and mixed steps pay no host time per layer either; latent attention, experts over several GPUs and
+// pipelines have been held against no measurement.
 #pragma once
 
 #include <cstdint>
