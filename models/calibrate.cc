@@ -92,8 +92,8 @@ PhysicsNumbers StartNumbers(bool cuda_graphs) {
   n.rows = "waves";
   n.padding_rows = 0;
   n.roofline_power = 3;
-  // Two norms with residuals (16 bytes a hidden unit), rotations (6), and an activation (6 a unit of the MLP, which is 2.7 to 5 times
-  // as wide) would move up to 50 bytes where nothing is fused.
+  // Two norms with residuals (16 bytes a hidden unit), rotations (6), and an activation (6 a unit of the MLP, which is 2.7 to 5
+  // times as wide) would move up to 50 bytes where nothing is fused.
   n.elementwise_bytes = 30;
   n.cuda_graphs = cuda_graphs;
   for (const Fitted& f : cuda_graphs ? GraphNumbers() : StepNumbers()) n.*f.number = f.prior;
