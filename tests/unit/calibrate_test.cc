@@ -20,6 +20,7 @@ PhysicsNumbers Truth() {
   n.rows = "waves";
   n.padding_rows = 0;
   n.roofline_power = 3;
+  n.elementwise_bytes = 30;
   n.cuda_graphs = false;
   n.compute = 0.61;
   n.memory = 0.70;
