@@ -439,8 +439,7 @@ Fit Fresh(const Points& points, bool cuda_graphs) {
   return fit;
 }
 
-// A fit to `dense` and then, of the numbers that only experts have, to `moe`. `fit`: where to begin; what is found does not
-// depend on it, but a good place saves time.
+// A fit to `dense` and then, of the numbers that only experts have, to `moe`. `fit`: where to begin, and what may move.
 Fit FitPoints(const Predictor& predict, const Points& dense, const Points& moe, Fit fit) {
   if (!dense.empty()) Fitter(predict, dense).Run(fit);
   if (!moe.empty()) {

@@ -18,7 +18,7 @@ const Json& Section(const Profile& profile, const std::string& form) {
   return form == "physics" ? profile.physics : profile.linear;
 }
 
-bool IsFile(const std::string& name) { return name.size() > 5 && name.compare(name.size() - 5, 5, ".json") == 0; }
+bool IsFile(const std::string& name) { return name.ends_with(".json"); }
 
 // Pretty-printed, but what has only scalars in it is one line.
 void Append(std::string& text, const Json& json, std::size_t indent) {

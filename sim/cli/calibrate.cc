@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <set>
 
@@ -119,19 +118,6 @@ void PrintNumbers(const Calibration& c, const Style& style) {
   }
 }
 
-void WriteText(const std::string& path, const std::string& text) {
-  const std::string partial = path + ".partial";
-  {
-    std::ofstream out(partial, std::ios::binary);
-    out << text;
-    out.close();
-    if (!out) throw InputError(fmt::format("{}: cannot be written", path));
-  }
-  std::error_code error;
-  std::filesystem::rename(partial, path, error);
-  if (error) throw InputError(fmt::format("{}: cannot be written: {}", path, error.message()));
-}
-
 std::string PlotCsv(const Calibration& c) {
   std::string text = "gpu,llm,phase,batch,measured_s,predicted_s\n";
   for (const PlotPoint& p : c.plot) {
@@ -182,7 +168,7 @@ std::string PlotScript(const Calibration& c, const std::string& path, const std:
 void WritePlot(const Calibration& c, const std::string& path) {
   const std::string extension = std::filesystem::path(path).extension().string();
   if (extension == ".csv") {
-    WriteText(path, PlotCsv(c));
+    WriteWholeFile(path, PlotCsv(c));
     return;
   }
   const std::string terminal = extension == ".pdf" ? "pdfcairo" : extension == ".png" ? "pngcairo" : "svg";
@@ -233,19 +219,19 @@ void Calibrate(const Options& options) {
   PrintErrors(c, "linear", style);
   PrintNumbers(c, style);
   if (!options.out.empty()) {
-    WriteText(options.out, ProfileText(c.profile));
+    WriteWholeFile(options.out, ProfileText(c.profile));
     fmt::print("\nprofile: {}\n", options.out);
     const auto beside = [&](const std::string& name) {
       return (std::filesystem::path(options.out).parent_path() / name).string();
     };
     for (const GpuSpec& gpu : c.gpu_specs) {
       const std::string path = beside(std::filesystem::path(gpu.name).stem().string() + ".gpu.json");
-      WriteText(path, FileText(WriteStruct(gpu)));
+      WriteWholeFile(path, FileText(WriteStruct(gpu)));
       fmt::print("GPU:     {} (a scenario's fleet.gpu)\n", path);
     }
     for (const LlmSpec& llm : c.llm_specs) {
       const std::string path = beside(std::filesystem::path(llm.name).stem().string() + ".llm.json");
-      WriteText(path, FileText(LlmEntry(llm)));
+      WriteWholeFile(path, FileText(LlmEntry(llm)));
       fmt::print("LLM:     {} (a scenario's models[].llm)\n", path);
     }
   }

@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
+#include <fstream>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -96,6 +98,20 @@ std::string UsageMessage(const CLI::App& app, const CLI::ParseError& error) {
 }  // namespace
 
 std::string Version() { return fmt::format("poolsim {} ({})", POOLSIM_VERSION, POOLSIM_COMMIT); }
+
+void WriteWholeFile(const std::string& path, const std::string& text) {
+  const std::string partial = path + ".partial";
+  std::ofstream out(partial, std::ios::binary);
+  out << text;
+  out.close();
+  std::error_code error;
+  if (out) std::filesystem::rename(partial, path, error);
+  if (!out || error) {
+    std::error_code ignored;
+    std::filesystem::remove(partial, ignored);
+    throw InputError(fmt::format("{}: cannot be written", path));
+  }
+}
 
 Provenance ProvenanceOf(const SimulationOptions& options, const Invocation& invocation) {
   return {POOLSIM_VERSION, POOLSIM_COMMIT, invocation.command_line, options.scenario};

@@ -46,6 +46,8 @@ void AddSimulationOptions(CLI::App& command, SimulationOptions& options);
 Scenario LoadScenarioArgument(const SimulationOptions& options);
 Provenance ProvenanceOf(const SimulationOptions& options, const Invocation& invocation);
 std::string Version();
+// Replaces the file in one step: it is there whole or as it was. InputError when it cannot be written.
+void WriteWholeFile(const std::string& path, const std::string& text);
 
 // requests.csv as it comes.
 class RequestRows {

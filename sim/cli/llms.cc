@@ -37,13 +37,6 @@ void PrintCounts(std::FILE* to, const LlmImport& import) {
   for (const std::string& remark : import.remarks) fmt::print(to, "{}: {}\n", llm.name, remark);
 }
 
-void WriteWholeFile(const std::string& path, const std::string& text) {
-  std::FILE* file = std::fopen(path.c_str(), "wb");
-  bool written = file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  if (file != nullptr && std::fclose(file) != 0) written = false;
-  if (!written) throw InputError(fmt::format("{}: cannot be written", path));
-}
-
 void ImportEntry(const Options& options) {
   const LlmImport import = ImportLlm(ReadWholeFile(options.config), options.config, options.name);
   const std::string entry = FileText(LlmEntry(import.llm));

@@ -18,11 +18,7 @@
 namespace poolsim {
 namespace {
 
-#ifdef POOLSIM_CATCH3
-auto Contains(const std::string& text) { return Catch::Matchers::ContainsSubstring(text); }
-#else
-using Catch::Matchers::Contains;
-#endif
+using Catch::Contains;
 
 std::unique_ptr<CostModel> Form(const char* name, const char* params) {
   return Registry<CostModelEntry>::Get().Find(name)->create(ParseJson(params, "s.json"), "s.json", "/cost_model/params");

@@ -19,11 +19,7 @@
 namespace poolsim {
 namespace {
 
-#ifdef POOLSIM_CATCH3
-auto Contains(const std::string& text) { return Catch::Matchers::ContainsSubstring(text); }
-#else
-using Catch::Matchers::Contains;
-#endif
+using Catch::Contains;
 
 std::string ErrorOf(const std::function<void()>& f) {
   try {

@@ -11,11 +11,7 @@
 namespace poolsim {
 namespace {
 
-#ifdef POOLSIM_CATCH3
-auto Contains(const std::string& text) { return Catch::Matchers::ContainsSubstring(text); }
-#else
-using Catch::Matchers::Contains;
-#endif
+using Catch::Contains;
 
 MeasurementFile Read(const std::string& name, const std::string& text) {
   const std::filesystem::path folder = std::filesystem::path(POOLSIM_TEST_DIR) / "measurements";
