@@ -17,6 +17,7 @@
 
 #include "sim/cost_model.h"
 #include "sim/fields.h"
+#include "sim/forecast.h"
 #include "sim/ids.h"
 #include "sim/registry.h"
 #include "sim/time.h"
@@ -24,16 +25,6 @@
 namespace poolsim {
 
 // --------------------------------------------------------------------------------------------------------------- facts
-
-// What is known of a model's load before the run: declared, from the generator, or from one pass over the trace.
-struct Forecast {
-  std::int64_t requests = 0;
-  double mean_rate = 0;     // requests/s over the whole workload
-  double peak_rate = 0;     // requests/s in the busiest forecast window
-  double mean_prompt = 0;   // tokens
-  double mean_output = 0;   // tokens
-  double mean_prompt2 = 0;  // mean square of the prompt lengths
-};
 
 struct ModelFacts {
   std::string name;

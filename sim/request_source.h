@@ -4,10 +4,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sim/fields.h"
+#include "sim/forecast.h"
 #include "sim/ids.h"
 #include "sim/time.h"
 
@@ -21,9 +25,18 @@ struct RequestSpec {
   std::int32_t output_tokens = 0;
 };
 
-// What a source counts while it runs; reported, never silent.
+// What a trace says about a request beyond what a simulation takes; statistics and conversions use it.
+struct RequestDetails {
+  std::string_view session;               // empty: none. Valid until the source's next call, as is `blocks`
+  std::span<const std::uint64_t> blocks;  // a hash for every block of the prompt, from its start: equal hashes, equal prefixes
+  std::int32_t block_tokens = 0;          // tokens of a block; 0: the trace has no hashes
+};
+
+// What a source counts while it runs; reported, never silent. rows_read = requests handed out before slicing and scaling +
+// rows_failed + rows_skipped.
 struct SourceCounts {
   std::int64_t rows_read = 0;
+  std::int64_t rows_failed = 0;   // requests that failed where the trace was taken (no output), which the format leaves out
   std::int64_t rows_skipped = 0;  // bad rows passed over because `on_bad_row` is "skip"
   std::string first_skipped;      // place and reason of the first of them
 };
@@ -51,9 +64,27 @@ class RequestSource {
   virtual ~RequestSource() = default;
   // The next request in order of arrival; false at the end. Throws InputError (file:line:column) on a bad row.
   virtual bool Next(RequestSpec& out) = 0;
+  // Of the request that Next gave last.
+  virtual const RequestDetails& details() const {
+    static const RequestDetails none;
+    return none;
+  }
   virtual const SourceCounts& counts() const = 0;
-  // Models seen so far (all of them, once Next has returned false; generators know theirs from the start).
+  // Models seen so far (all of them, once Next has returned false; generators and .ptrace files know theirs from the start).
   virtual const ModelNames& names() const = 0;
+
+  // The requests of these models alone (sorted numbers of names()), from the start, as a source that shares nothing that changes
+  // with this one, so that it may be read on another thread; model numbers stay. Null: the workload can only be read as a whole.
+  virtual std::unique_ptr<RequestSource> Split(std::span<const std::int32_t> models) const {
+    (void)models;
+    return nullptr;
+  }
+  // The load of every model of names(), known without reading it; the peak is that of the busiest window of `window_s`. Empty: it
+  // has to be read.
+  virtual std::vector<Forecast> Forecasts(double window_s) const {
+    (void)window_s;
+    return {};
+  }
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

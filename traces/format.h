@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,11 +28,15 @@ struct TraceRow {
   std::string_view base;   // catalogue LLM behind the model; empty when the trace does not say
   std::int32_t prompt_tokens = 0;
   std::int32_t output_tokens = 0;
+  std::string_view session = {};               // empty: none
+  std::span<const std::uint64_t> blocks = {};  // see RequestDetails
+  std::int32_t block_tokens = 0;
   std::int64_t time_column = 1;  // where the time stands in the line, and its text, for messages
   std::string_view time_text;
 };
 
-enum class RowStatus { kRow, kBad, kEnd };
+// kFailed: a good row of a request that failed where the trace was taken; it is counted (SourceCounts) and left out.
+enum class RowStatus { kRow, kFailed, kBad, kEnd };
 
 class TraceReader {
  public:
