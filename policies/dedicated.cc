@@ -19,11 +19,13 @@ class Dedicated final : public Policy {
     double headroom = 0.85;
     std::string routing = "two-choices";
     std::int64_t prefill_replicas = 0;
+    std::int64_t min_replicas = 1;
 
     void Describe(Fields& f) {
       f.Any("replicas", replicas, "instances per model: a number, or \"auto\": the fewest that hold the forecast peak");
       f.Real("headroom", headroom, "auto: share of an instance's greatest rate within the TBT target that the peak may take",
              0.01, 1);
+      f.Int("min_replicas", min_replicas, "auto: never fewer instances of a model than this", 1, 1'000'000);
       f.Choice("routing", routing,
                "among a model's instances: the less loaded of two drawn at random, the least loaded of all, or in turn",
                {"two-choices", "least-loaded", "round-robin"});
@@ -49,13 +51,11 @@ class Dedicated final : public Policy {
   std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models,
                                    const PriceView& prices) override {
     std::vector<InstanceFacts> plan;
-    prefill_.resize(models.size());
-    decode_.resize(models.size());
-    turn_.assign(models.size(), 0);
     for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m) {
       const Shape shape = models[m].shape.value_or(fleet.shape);
-      const std::int64_t replicas =
-          params_.replicas.is_string() ? Replicas(models[m], m, prices.Id(shape), prices) : params_.replicas.get<std::int64_t>();
+      const std::int64_t replicas = params_.replicas.is_string()
+                                        ? std::max(params_.min_replicas, Replicas(models[m], m, prices.Id(shape), prices))
+                                        : params_.replicas.get<std::int64_t>();
       for (std::int64_t n = 0; n < params_.prefill_replicas + replicas; ++n) {
         InstanceFacts f;
         f.shape = shape;
@@ -64,13 +64,25 @@ class Dedicated final : public Policy {
         f.pinned = true;
         const bool split = params_.prefill_replicas > 0;
         f.role = !split ? Role::kBoth : n < params_.prefill_replicas ? Role::kPrefill : Role::kDecode;
-        if (f.role != Role::kDecode) prefill_[m].push_back(static_cast<InstanceId>(plan.size()));
-        if (f.role != Role::kPrefill) decode_[m].push_back(static_cast<InstanceId>(plan.size()));
         plan.push_back(std::move(f));
       }
     }
-    batching_.Resize(plan.size());
+    Adopt(plan);
     return plan;
+  }
+
+  void Adopt(const std::vector<InstanceFacts>& part) override {
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      const auto m = static_cast<std::size_t>(part[i].models.front());
+      if (m >= prefill_.size()) {
+        prefill_.resize(m + 1);
+        decode_.resize(m + 1);
+        turn_.resize(m + 1, 0);
+      }
+      if (part[i].role != Role::kDecode) prefill_[m].push_back(static_cast<InstanceId>(i));
+      if (part[i].role != Role::kPrefill) decode_[m].push_back(static_cast<InstanceId>(i));
+    }
+    batching_.Resize(part.size());
   }
 
   InstanceId RouteArrival(RequestId r, const ClusterView& view) override { return Choose(prefill_, r, view); }
@@ -154,6 +166,7 @@ PolicyEntry Entry() {
       MakePolicyEntry<Dedicated>("dedicated", "instances of its own for every model, sized for its peak; continuous batching");
   entry.owns_fleet = true;
   entry.needs_forecast = true;
+  entry.separable = true;
   return entry;
 }
 

@@ -1,6 +1,7 @@
 #include "sim/batch.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 
 namespace poolsim {
@@ -71,7 +72,8 @@ void Batch::Pop(std::vector<Entry>& heap) {
   heap.pop_back();
 }
 
-void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_label, ModelId new_model, std::int64_t block_tokens) {
+void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_label, ModelId new_model,
+                  const PaddingTable& padding) {
   assert(stepping.empty() && incoming.empty());
   number = new_number;
   instance = new_instance;
@@ -83,8 +85,11 @@ void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_labe
   measured_ = 0;
   last_end_ = 0;
   slow_step_ = -1;
-  block_tokens_ = block_tokens;
-  phase_.assign(static_cast<std::size_t>(block_tokens), 0);
+  padding_table_ = &padding;
+  block_tokens_ = padding.block_tokens();
+  const auto bits = static_cast<std::uint64_t>(block_tokens_);
+  block_shift_ = std::has_single_bit(bits) ? std::countr_zero(bits) : -1;
+  padding_.assign(static_cast<std::size_t>(block_tokens_), 0);
   offset_sum_ = 0;
   finish_.clear();
   clean_.clear();
@@ -92,20 +97,6 @@ void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_labe
   dirty_stamps_.clear();
   fresh_.clear();
   fresh_stamps_.clear();
-}
-
-std::int64_t Batch::Blocks(std::int64_t more) const {
-  // ceil(x / b) = (x + (-x mod b)) / b, summed over members with x = steps + more + context_offset.
-  if (more == 0) return blocks_;
-  const std::int64_t n = steps_ + more;
-  std::int64_t tokens = n * size() + offset_sum_;
-  if (block_tokens_ == 1) return tokens;
-  std::int64_t rest = n % block_tokens_;
-  for (std::int64_t p = 0; p < block_tokens_; ++p) {
-    if (rest != 0) tokens += phase_[p] * (block_tokens_ - rest);
-    if (++rest == block_tokens_) rest = 0;
-  }
-  return tokens / block_tokens_;
 }
 
 std::int64_t Batch::StepsToFinish(const RequestTable& requests) {
@@ -144,8 +135,8 @@ void Batch::Join(RequestId id, RequestTable& requests, const Targets& targets) {
   blocks_ += (r.context() + block_tokens_ - 1) / block_tokens_;
   offset_sum_ += r.context_offset;
   measured_ += r.measured ? 1 : 0;
-  const std::int64_t phase = ((r.context_offset % block_tokens_) + block_tokens_) % block_tokens_;
-  ++phase_[phase];
+  const std::int64_t* padding = padding_table_->Of(r.context_offset);
+  for (std::size_t n = 0; n < padding_.size(); ++n) padding_[n] += padding[n];
   Push(finish_, {r.output - r.generated_offset, r.stamp, id});
   if (r.service.dirty) {
     dirty_.push_back(id);
@@ -175,7 +166,8 @@ void Batch::Leave(RequestId id, RequestTable& requests) {
     context_ -= r.context();
     offset_sum_ -= r.context_offset;
     measured_ -= r.measured ? 1 : 0;
-    --phase_[((r.context_offset % block_tokens_) + block_tokens_) % block_tokens_];
+    const std::int64_t* padding = padding_table_->Of(r.context_offset);
+    for (std::size_t n = 0; n < padding_.size(); ++n) padding_[n] -= padding[n];
     r.blocks = static_cast<std::int32_t>((r.context() + block_tokens_ - 1) / block_tokens_);
     blocks_ -= r.blocks;
     ++r.stamp;

@@ -31,10 +31,29 @@ class TokenObserver {
   virtual void OnTokens(std::int64_t sequence, TimePs first, TimePs gap, TimePs slope, std::int64_t count) = 0;
 };
 
+// Tokens that fill up the last block of a member: entry k is -k mod block_tokens, for k below 2 block_tokens, so that the entries
+// for any member and all steps lie side by side.
+class PaddingTable {
+ public:
+  // REQUIRES block_tokens >= 1.
+  explicit PaddingTable(std::int64_t block_tokens) : block_tokens_(block_tokens) {
+    for (std::int64_t k = 0; k < 2 * block_tokens; ++k) entries_.push_back((2 * block_tokens - k) % block_tokens);
+  }
+  std::int64_t block_tokens() const { return block_tokens_; }
+  // Entry i: at steps = i mod block_tokens.
+  const std::int64_t* Of(std::int64_t context_offset) const {
+    return entries_.data() + ((context_offset % block_tokens_) + block_tokens_) % block_tokens_;
+  }
+
+ private:
+  std::int64_t block_tokens_;
+  std::vector<std::int64_t> entries_;
+};
+
 class Batch {
  public:
-  // REQUIRES block_tokens >= 1. The batch must be empty.
-  void Reset(std::int32_t number, InstanceId instance, int label, ModelId model, std::int64_t block_tokens);
+  // The batch must be empty. `padding` outlives it.
+  void Reset(std::int32_t number, InstanceId instance, int label, ModelId model, const PaddingTable& padding);
 
   std::int32_t number = kNone;
   InstanceId instance = kNone;
@@ -48,8 +67,15 @@ class Batch {
   std::int64_t members() const { return static_cast<std::int64_t>(stepping.size() + incoming.size()); }
   std::int64_t steps() const { return steps_; }
   std::int64_t context() const { return context_; }  // of the stepping members
-  // KV blocks of the stepping members now, or after `more` further steps: O(block_tokens).
-  std::int64_t Blocks(std::int64_t more = 0) const;
+  // KV blocks of the stepping members now, or after `more` further steps.
+  std::int64_t Blocks(std::int64_t more = 0) const {
+    // A member with x tokens holds (x + (-x mod b)) / b blocks.
+    if (more == 0) return blocks_;
+    const std::int64_t n = steps_ + more;
+    const std::int64_t tokens =
+        n * size() + offset_sum_ + padding_[block_shift_ < 0 ? n % block_tokens_ : n & (block_tokens_ - 1)];
+    return block_shift_ < 0 ? tokens / block_tokens_ : tokens >> block_shift_;
+  }
   // Steps until the next member finishes. REQUIRES size() > 0.
   std::int64_t StepsToFinish(const RequestTable& requests);
 
@@ -87,9 +113,11 @@ class Batch {
   std::int64_t measured_ = 0;    // measured members among stepping
   TimePs last_end_ = 0;          // when the last step ended
   std::int64_t slow_step_ = -1;  // members that joined before this step count have seen a gap above the target
+  const PaddingTable* padding_table_ = nullptr;
   std::int64_t block_tokens_ = 1;
-  std::vector<std::int64_t> phase_;  // members by context_offset mod block_tokens
-  std::int64_t offset_sum_ = 0;      // sum of context_offset
+  int block_shift_ = 0;                // log2 of it; -1: it is no power of two
+  std::vector<std::int64_t> padding_;  // [n mod block_tokens]: tokens that fill up the members' last blocks after step n
+  std::int64_t offset_sum_ = 0;        // sum of context_offset
   std::vector<Entry> finish_;
   std::vector<Entry> clean_;
   std::vector<RequestId> dirty_;  // may hold stale ids; stamps beside

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "sim/errors.h"
+#include "sim/nodes.h"
 
 namespace poolsim {
 namespace {
@@ -28,7 +29,8 @@ Engine::Engine(PoolSetup setup, const Prices& prices, Placement& placement, Rout
       prices_(prices),
       router_(router),
       scheduler_(scheduler),
-      metrics_(TargetsOf(setup_.models), setup_.warmup, setup_.window) {
+      metrics_(TargetsOf(setup_.models), setup_.warmup, setup_.window),
+      padding_table_(setup_.block_tokens) {
   PlaceInstances(placement);
   const auto slots = static_cast<std::int64_t>(instances_.size() + links_.size());
   events_.Resize(slots);
@@ -39,8 +41,7 @@ Engine::~Engine() = default;
 void Engine::PlaceInstances(Placement& placement) {
   facts_ = placement.Place(setup_.fleet, setup_.models, prices_);
   const std::int64_t per_node = setup_.fleet.gpus_per_node;
-  std::vector<std::int64_t> room;                                               // free GPUs by node
-  std::vector<std::size_t> first_with(static_cast<std::size_t>(per_node) + 1);  // by size: no earlier node has room for it
+  NodePacking packing(per_node);
   std::vector<std::vector<std::pair<std::int64_t, int>>> links_of_node;
   std::vector<int> lanes;
   for (std::size_t i = 0; i < facts_.size(); ++i) {
@@ -49,21 +50,11 @@ void Engine::PlaceInstances(Placement& placement) {
     CheckShapeOnNodes(f.shape, [this](const char* key) { return fmt::format("pool \"{}\": {}", setup_.name, key); });
     const std::int64_t size = f.shape.gpus();
     const std::int64_t in_node = std::min(size, per_node);
-    std::size_t at = room.size();
-    if (size <= per_node) {
-      std::size_t& first = first_with[static_cast<std::size_t>(size)];
-      while (first < room.size() && room[first] < size) ++first;
-      at = first;
-    }
-    if (at == room.size()) {
-      const std::size_t nodes = at + static_cast<std::size_t>(size / in_node);
-      room.resize(nodes, size > per_node ? 0 : per_node);
-      nodes_.resize(nodes);
-      links_of_node.resize(nodes);
-    }
-    f.node = static_cast<NodeId>(at);
-    const std::int64_t first_gpu = size > per_node ? 0 : per_node - room[at];
-    if (size <= per_node) room[at] -= size;
+    const NodePacking::Place place = packing.Take(size);
+    const auto at = static_cast<std::size_t>(place.node);
+    f.node = place.node;
+    nodes_.resize(packing.nodes());
+    links_of_node.resize(packing.nodes());
     result_.gpus += size;
 
     Instance inst;
@@ -73,7 +64,7 @@ void Engine::PlaceInstances(Placement& placement) {
     inst.node = f.node;
     inst.role = f.role;
     // Instances whose first GPUs lie under one uplink share it.
-    const std::int64_t uplink = first_gpu / setup_.gpus_per_link;
+    const std::int64_t uplink = place.first_gpu / setup_.gpus_per_link;
     auto& uplinks = links_of_node[at];
     const auto found = std::find_if(uplinks.begin(), uplinks.end(), [&](const auto& u) { return u.first == uplink; });
     if (found == uplinks.end()) {
@@ -103,7 +94,7 @@ void Engine::PlaceInstances(Placement& placement) {
   if (setup_.fleet.gpus > 0) {
     result_.stranded_gpus = setup_.fleet.gpus - setup_.fleet.Instances() * setup_.fleet.shape.gpus();
   } else {
-    for (std::size_t n = 0; n + 1 < room.size(); ++n) result_.stranded_gpus += room[n];
+    result_.stranded_gpus = packing.Stranded();
   }
   // Every model must fit wherever it may run: found out now, not in the middle of a run.
   std::vector<std::pair<ShapeId, std::int64_t>> checked;  // shapes of instances that may run everything
@@ -161,17 +152,24 @@ void Engine::ThrowTooLarge(const std::vector<ModelId>& models, const Instance& i
 
 // ---------------------------------------------------------------------------------------------------------------- loop
 
-EngineResult Engine::Run(RequestSource& source, const std::function<ModelId(std::int32_t)>& to_pool) {
-  const auto pull = [&] {
-    while ((has_upcoming_ = source.Next(upcoming_))) {
-      const ModelId m = to_pool(upcoming_.model);
-      if (m == kNone) continue;
-      upcoming_.model = m;
-      return;
-    }
-  };
-  pull();
+void Engine::Begin() {
+  begun_ = true;
   for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) Dispatch(i);
+}
+
+void Engine::Feed(std::span<const RequestSpec> requests) {
+  if (!begun_ && !requests.empty()) Begin();
+  for (const RequestSpec& spec : requests) {
+    AdvanceTo(spec.arrival);
+    if (over_) return;
+    now_ = spec.arrival;
+    ++result_.events;
+    OnArrival(spec);
+    if (setup_.check) CheckInvariants();
+  }
+}
+
+void Engine::AdvanceTo(TimePs arrival) {
   const auto first_link = static_cast<std::int64_t>(instances_.size());
   const auto stale = [this](const Deadline& d, bool first_token) {
     const Request& r = requests_[d.id];
@@ -186,9 +184,13 @@ EngineResult Engine::Run(RequestSource& source, const std::function<ModelId(std:
       if (!total_deadlines_.empty()) timeout = std::min(timeout, total_deadlines_.front().at);
     }
     const TimePs event = events_.next_time();
-    const TimePs arrival = has_upcoming_ ? upcoming_.arrival : kNever;
     const TimePs next = std::min({event, timeout, arrival});
-    if (next == kNever || next > setup_.horizon) break;
+    if (next == kNever) return;
+    if (next > setup_.horizon) {
+      over_ = true;
+      return;
+    }
+    if (event != next && timeout != next) return;  // the arrival is next
     now_ = next;
     ++result_.events;
     if (event == next) {
@@ -200,30 +202,35 @@ EngineResult Engine::Run(RequestSource& source, const std::function<ModelId(std:
         OnLink(static_cast<std::int32_t>(e.slot - first_link));
       }
       events_.Done();
-    } else if (timeout == next) {
-      OnTimeouts();
     } else {
-      const RequestId id = requests_.Allocate();
-      Request& r = requests_[id];
-      r.sequence = next_sequence_++;
-      r.arrival = upcoming_.arrival;
-      r.model = upcoming_.model;
-      r.prompt = upcoming_.prompt_tokens;
-      r.output = upcoming_.output_tokens;
-      Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(r.prompt) << 32 | static_cast<std::uint32_t>(r.model));
-      metrics_.Arrive(r, now_);
-      if (setup_.first_token_timeout != kNever)
-        first_token_deadlines_.push_back({now_ + setup_.first_token_timeout, id, r.sequence});
-      if (setup_.total_timeout != kNever) total_deadlines_.push_back({now_ + setup_.total_timeout, id, r.sequence});
-      pull();
-      RouteArrival(id);
-      if (!setup_.exact_timeouts) OverdueAtScheduling();
+      OnTimeouts();
     }
     if (setup_.check) CheckInvariants();
-    if (progress_ && (result_.events & 0xffff) == 0) progress_(now_, next_sequence_);
   }
+}
+
+void Engine::OnArrival(const RequestSpec& spec) {
+  const RequestId id = requests_.Allocate();
+  Request& r = requests_[id];
+  r.sequence = next_sequence_++;
+  r.arrival = spec.arrival;
+  r.model = spec.model;
+  r.prompt = spec.prompt_tokens;
+  r.output = spec.output_tokens;
+  Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(r.prompt) << 32 | static_cast<std::uint32_t>(r.model));
+  metrics_.Arrive(r, now_);
+  if (setup_.first_token_timeout != kNever) first_token_deadlines_.push_back({now_ + setup_.first_token_timeout, id, r.sequence});
+  if (setup_.total_timeout != kNever) total_deadlines_.push_back({now_ + setup_.total_timeout, id, r.sequence});
+  RouteArrival(id);
+  if (!setup_.exact_timeouts) OverdueAtScheduling();
+}
+
+EngineResult Engine::Finish() {
+  const bool cut = over_;
+  if (!begun_) Begin();
+  if (!over_) AdvanceTo(kNever);
   // The horizon cuts what is running; what is done by then counts.
-  if (setup_.horizon != kNever && (has_upcoming_ || requests_.in_flight() > 0)) now_ = setup_.horizon;
+  if (setup_.horizon != kNever && (cut || requests_.in_flight() > 0)) now_ = setup_.horizon;
   result_.end = now_;
   for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
     Instance& inst = instances_[i];
@@ -804,6 +811,7 @@ void Engine::BeginSegment(InstanceId i) {
   Instance& inst = instances_[i];
   RunState& run = inst.run;
   run.start = now_;
+  run.asked_at = -1;
   const auto m = static_cast<std::int64_t>(run.parts.size());
   run.cycle = {0, 0};
   std::int64_t kink = kIntMax, end = kIntMax;  // bounds on sub-steps
@@ -865,6 +873,7 @@ void Engine::PlanSegment(InstanceId i) {
     n = fits;
   }
   run.planned = n;
+  run.asked_at = -1;
   run.goes_on = n == run.kink && n < run.end && n < run.quota && Growth(inst, n + 1) <= free;
   events_.Set(i, run.start + Elapsed(run, n));
 }
@@ -947,7 +956,7 @@ void Engine::FinishRun(InstanceId i) {
 void Engine::Truncate(InstanceId i) {
   Instance& inst = instances_[i];
   RunState& run = inst.run;
-  const std::int64_t n = SubStepsWithin(run, now_ - run.start, run.planned) + 1;
+  const std::int64_t n = StepsByNow(inst) + 1;
   if (n > run.planned) {
     run.truncated = run.goes_on;
     return;
@@ -959,7 +968,13 @@ void Engine::Truncate(InstanceId i) {
 }
 
 std::int64_t Engine::StepsByNow(const Instance& inst) const {
-  return inst.phase == Phase::kRun ? SubStepsWithin(inst.run, now_ - inst.run.start, inst.run.planned) : 0;
+  const RunState& run = inst.run;
+  if (inst.phase != Phase::kRun) return 0;
+  if (run.asked_at != now_) {
+    run.asked_steps = SubStepsWithin(run, now_ - run.start, run.planned);
+    run.asked_at = now_;
+  }
+  return run.asked_steps;
 }
 
 // -------------------------------------------------------------------------------------------------------------- switch
@@ -1504,7 +1519,7 @@ Batch& Engine::BatchFor(InstanceId i, int label, ModelId m) {
   }
   const std::int32_t number = free_batches_.back();
   free_batches_.pop_back();
-  batches_[number].Reset(number, i, label, m, setup_.block_tokens);
+  batches_[number].Reset(number, i, label, m, padding_table_);
   places_[number] = Place::kGpu;
   std::vector<std::int32_t>& labels = instances_[i].labels;
   if (label >= static_cast<int>(labels.size())) labels.resize(static_cast<std::size_t>(label) + 1, kNone);

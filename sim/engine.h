@@ -18,6 +18,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -73,8 +74,6 @@ struct PoolSetup {
 
 // A finished or failed request, for requests.csv.
 using RequestSink = std::function<void(const Request&, const Targets&)>;
-// Simulated time, requests so far.
-using ProgressSink = std::function<void(TimePs, std::int64_t)>;
 
 struct EngineResult {
   TimePs end = 0;
@@ -94,13 +93,18 @@ class Engine final : public ClusterView, public Oracle {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Replays `source` to its end (or the horizon). `to_pool[m]`: the pool's number of the source's model m; kNone: another pool's.
-  EngineResult Run(RequestSource& source, const std::function<ModelId(std::int32_t)>& to_pool);
+  // The next requests in order of arrival, their models by the pool's numbers: simulates up to the last of them. What comes out
+  // does not depend on how the requests are cut into calls.
+  void Feed(std::span<const RequestSpec> requests);
+  // No more requests: simulates to the end (or the horizon). Once, after the last Feed.
+  EngineResult Finish();
+  // Whether the horizon has passed, so that further requests would not be looked at.
+  bool over() const { return over_; }
+  TimePs simulated() const { return now_; }
 
   Metrics& metrics() { return metrics_; }
   const std::vector<InstanceFacts>& plan() const { return facts_; }
   void set_request_sink(RequestSink sink) { request_sink_ = std::move(sink); }
-  void set_progress(ProgressSink sink) { progress_ = std::move(sink); }
   void set_token_observer(TokenObserver* observer) { observer_ = observer; }
 
   // ClusterView
@@ -153,6 +157,9 @@ class Engine final : public ClusterView, public Oracle {
     StepPrice mixed_price;          // mixed: the price of the whole run
     bool mixed = false;
     std::int64_t steps_left = 0;  // mixed: steps that are left to do
+    // The answer to the last question of how many sub-steps were done by now: policies ask again and again.
+    mutable TimePs asked_at = -1;
+    mutable std::int64_t asked_steps = 0;
   };
   struct Instance {
     ShapeId shape = 0;
@@ -224,7 +231,9 @@ class Engine final : public ClusterView, public Oracle {
   void PlaceInstances(Placement& placement);
   [[noreturn]] void ThrowTooLarge(const std::vector<ModelId>& models, const Instance& inst) const;
   // The loop.
-  void OnArrival(RequestSource& source, const std::function<ModelId(std::int32_t)>& to_pool);
+  void Begin();
+  void AdvanceTo(TimePs arrival);  // what happens before a request arrives then
+  void OnArrival(const RequestSpec& spec);
   void OnInstance(InstanceId i);
   void OnLink(std::int32_t link);
   void OnTimeouts();
@@ -324,15 +333,15 @@ class Engine final : public ClusterView, public Oracle {
   std::int64_t host_kv_used_ = 0;
   TimePs now_ = 0;
   std::int64_t next_sequence_ = 0;
-  RequestSpec upcoming_;
-  bool has_upcoming_ = false;
+  bool begun_ = false;
+  bool over_ = false;
   EngineResult result_;
   std::int64_t finished_ = 0;
   std::int64_t failed_ = 0;
   RequestSink request_sink_;
-  ProgressSink progress_;
   TokenObserver* observer_ = nullptr;
   std::vector<RequestId> scratch_;
+  PaddingTable padding_table_;
 };
 
 }  // namespace poolsim

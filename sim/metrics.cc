@@ -37,6 +37,20 @@ void ModelMetrics::Merge(const ModelMetrics& o) {
   e2e.Merge(o.e2e);
 }
 
+void MergeWindows(const std::vector<Window>& from, std::vector<Window>& into) {
+  if (into.size() < from.size()) into.resize(from.size());
+  for (std::size_t w = 0; w < from.size(); ++w) {
+    into[w].arrived += from[w].arrived;
+    into[w].finished += from[w].finished;
+    into[w].failed += from[w].failed;
+    into[w].output_tokens += from[w].output_tokens;
+    into[w].on_time_tokens += from[w].on_time_tokens;
+    into[w].switches += from[w].switches;
+    for (int a = 0; a < kActivities; ++a) into[w].activity[a] += from[w].activity[a];
+    into[w].active_model_time += from[w].active_model_time;
+  }
+}
+
 double ServiceShare(const Request& r, const Targets& targets) {
   if (r.outcome != Outcome::kFinished) return 0;
   const Service& s = r.service;

@@ -23,6 +23,20 @@ struct Targets {
   TimePs tbt = 0;
 };
 
+// A sum of shares from 0 to 1, kept in whole units of 2^-53, so that it does not depend on the order of adding.
+class ShareSum {
+ public:
+  ShareSum(double value = 0) : units_(static_cast<__int128>(value * 0x1p53)) {}
+  ShareSum& operator+=(const ShareSum& other) {
+    units_ += other.units_;
+    return *this;
+  }
+  operator double() const { return static_cast<double>(units_) * 0x1p-53; }
+
+ private:
+  __int128 units_;
+};
+
 struct ModelMetrics {
   std::int64_t requests = 0;                       // measured ones, from here on
   std::array<std::int64_t, kOutcomes> outcomes{};  // kPending: unfinished at the horizon
@@ -32,7 +46,7 @@ struct ModelMetrics {
   std::int64_t on_time_tokens = 0;
   std::int64_t on_time_requests = 0;
   std::int64_t smooth_requests = 0;  // finished with TTFT and every gap within the targets
-  double service = 0;                // sum of service shares
+  ShareSum service;                  // of the finished requests
   std::int64_t switches = 0;         // to this model, first loads included
   Histogram ttft;
   Histogram tbt;
@@ -83,6 +97,9 @@ struct Window {
   std::array<GpuTime, kActivities> activity{};  // summed over GPUs
   __int128 active_model_time = 0;               // sum over models of the time with a request in the system
 };
+
+// Adds windows up; their lengths are the same.
+void MergeWindows(const std::vector<Window>& from, std::vector<Window>& into);
 
 // Metrics of one pool while it runs.
 class Metrics {

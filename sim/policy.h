@@ -89,6 +89,9 @@ class Placement {
   // lie in one node, larger ones take whole nodes. Throws InfeasibleError when the models cannot be placed.
   virtual std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models,
                                            const PriceView& prices) = 0;
+  // Only of policies that register as `separable`, instead of Place: these instances, of one model, numbered anew, are a part of
+  // what another object of the same policy and parameters has placed.
+  virtual void Adopt(const std::vector<InstanceFacts>& part) { (void)part; }
 };
 
 // ----------------------------------------------------------------------------------------------------------------- views
@@ -273,6 +276,9 @@ struct PolicyEntry {
   bool oracle = false;          // sees output lengths
   bool owns_fleet = false;      // brings its own number of GPUs instead of fleet.gpus (dedicated)
   bool needs_forecast = false;  // Placement looks at ModelFacts::forecast
+  // Every instance runs one model and what happens on those of one model has no bearing on the others, so that the engine may
+  // simulate each model, or each of several groups of a model's instances (cells), apart.
+  bool separable = false;
   std::function<std::unique_ptr<Policy>(const Json& params, const std::string& file, const std::string& path,
                                         const PolicyContext&)>
       create;

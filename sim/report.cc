@@ -113,12 +113,13 @@ Json Workload(const Scenario& scenario, const WorkloadFacts& facts) {
   Json json;
   if (!scenario.workload.path.empty()) json["path"] = scenario.workload.path;
   if (!scenario.workload.source.empty()) json["source"] = scenario.workload.source;
-  json["requests"] = facts.requests;
+  json["requests"] = facts.seen.requests;
   json["models"] = facts.names.models().size();
-  json["last_arrival_s"] = Seconds(facts.last_arrival);
-  json["rows_read"] = facts.counts.rows_read;
-  json["rows_skipped"] = facts.counts.rows_skipped;
-  json["first_skipped"] = facts.counts.first_skipped;
+  json["last_arrival_s"] = Seconds(facts.seen.last_arrival);
+  json["rows_read"] = facts.seen.counts.rows_read;
+  json["rows_failed"] = facts.seen.counts.rows_failed;
+  json["rows_skipped"] = facts.seen.counts.rows_skipped;
+  json["first_skipped"] = facts.seen.counts.first_skipped;
   return json;
 }
 
@@ -330,7 +331,7 @@ Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const 
   json["command"] = provenance.command;
   json["scenario"] = provenance.scenario;
   json["seed"] = scenario.seed;
-  json["trace_hash"] = facts.hash;
+  json["trace_hash"] = fmt::format("{:016x}", facts.seen.hash);
   if (results.size() == 1) {
     json["policy"] = results[0].policy;
     json["fingerprint"] = Fingerprint(results[0]);

@@ -38,6 +38,10 @@ void FleetConfig::Describe(Fields& f) {
   f.Real("host_cache_gb", host_cache_gb, "host memory per node for weights, in GB; the least recently loaded make room", 0, 1e9);
   f.Bool("host_cache_warm", host_cache_warm, "host caches start with as many models as fit, in the order of the workload");
   f.Real("host_kv_gb", host_kv_gb, "host memory per node for KV cache, in GB; the nodes of a pool share theirs", 0, 1e9);
+  f.OptInt("cell_gpus", cell_gpus,
+           "dedicated: a model with more GPUs is cut into cells of about this many, independent groups of instances among which "
+           "its requests are dealt by hash; null: never",
+           1);
 }
 
 void SwitchConfig::Describe(Fields& f) {
@@ -141,6 +145,8 @@ void PoolConfig::Describe(Fields& f) {
   f.Text("name", name, "name of the pool");
   fleet.Describe(f);
   f.Texts("models", models, "names of the models that run here; * and ? are wildcards; empty: those that no other pool claims");
+  f.OptReal("max_rate", max_rate, "only models with at most this many requests per second run here, by the mean of the forecast",
+            0, 1e9);
   f.Nested("policy", policy, "how this pool is shared");
 }
 

@@ -36,6 +36,7 @@ struct FleetConfig {
   double host_cache_gb = 1024;               // host memory per node for weights; the least recently loaded ones make room
   bool host_cache_warm = true;               // at the start it holds as many models as fit, in the workload's order; else none
   double host_kv_gb = 512;                   // host memory per node for KV cache
+  std::optional<std::int64_t> cell_gpus;     // separable policies: a model's instances are cut into cells of about this size
   void Describe(Fields& f);
 
   Shape InstanceShape() const {
@@ -153,11 +154,13 @@ struct OutputConfig {
   void Describe(Fields& f);
 };
 
-// A set of instances and the models that may run there. Pools share nothing.
+// A set of instances and the models that may run there. Pools share nothing. A model runs in the first pool whose `models` and
+// `max_rate` let it in; pools with neither take what no other pool does.
 struct PoolConfig {
   std::string name = "pool";
   FleetConfig fleet;
-  std::vector<std::string> models;  // name patterns; empty: every model that no other pool claims
+  std::vector<std::string> models;  // name patterns
+  std::optional<double> max_rate;   // [requests/s], mean over the workload: busier models do not run here
   PolicyConfig policy;
   void Describe(Fields& f);
 };

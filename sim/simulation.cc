@@ -2,18 +2,15 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <bit>
 #include <chrono>
-#include <exception>
 #include <map>
 #include <memory>
-#include <thread>
 
 #include <fmt/format.h>
 #include <sys/resource.h>
 
 #include "sim/errors.h"
+#include "sim/shards.h"
 
 namespace poolsim {
 namespace {
@@ -76,54 +73,11 @@ Asked AskedShape(const Scenario& s, const std::array<const ModelRule*, 2>& rules
   return asked;
 }
 
-// Counts per forecast window, and the busiest of them.
-struct Peak {
-  std::int64_t window = -1;
-  std::int64_t here = 0;
-  std::int64_t most = 0;
-};
-
 double PeakRssMb() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) / 1024.0;
 }
-
-// A CSV cell: quoted where it has to be.
-std::string Cell(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  std::string out = "\"";
-  for (const char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return out + "\"";
-}
-
-std::string RequestRow(const Request& r, const std::string& pool, const std::string& model, const Targets& targets) {
-  const bool done = r.outcome == Outcome::kFinished;
-  const std::string ttft = r.first_token == kNever ? "" : fmt::format("{:.9f}", ToSeconds(r.first_token - r.arrival));
-  const std::string e2e = done ? fmt::format("{:.9f}", ToSeconds(r.last_token - r.arrival)) : "";
-  const std::string share = done ? fmt::format("{:.6f}", ServiceShare(r, targets)) : "0";
-  return fmt::format("{},{},{},{:.9f},{},{},{},{},{},{},{},{}\n", pool, r.sequence, model, ToSeconds(r.arrival), r.prompt,
-                     r.output, OutcomeName(r.outcome), r.generated, ttft, e2e, r.generated - r.service.late_tokens, share);
-}
-
-struct PoolPlan {
-  PoolConfig config;
-  std::vector<std::int32_t> models;  // of the workload
-};
-
-struct PoolOutcome {
-  EngineResult engine;
-  std::int64_t instances = 0;
-  std::vector<ModelRow> models;
-  std::vector<Window> windows;
-  std::array<GpuTime, kActivities> activity{};
-  SwitchMetrics switching;
-  GpuFacts gpu;
-  std::int64_t weight_bytes = 0;
-  std::int64_t kv_bytes = 0;
-  __int128 active_model_time = 0;
-  std::string rows;  // requests.csv, when several pools run at once
-};
 
 }  // namespace
 
@@ -176,11 +130,8 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
 
   const std::string fleet_path = FleetPath(s, config);
   std::vector<std::string> shape_paths;  // by model: what in the scenario its shape comes from
-  std::vector<ModelOverrides> overrides;
-  to_pool.assign(facts.names.models().size(), kNone);
   for (const std::int32_t m : workload_models) {
     const ModelNames::Model& named = facts.names.models()[m];
-    to_pool[m] = static_cast<ModelId>(setup.models.size());
     ModelFacts model;
     ModelOverrides o;
     model.name = named.name;
@@ -224,8 +175,8 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   const Json block = s.cost.params.contains(s.cost.form) ? s.cost.params[s.cost.form] : Json::object();
   cost = form->create(block, s.file, "/cost/params/" + s.cost.form);
   models = setup.models;
-  prices = std::make_unique<Prices>(*cost, setup.gpu.name, models, overrides, setup.fleet.usable_bytes, setup.host_load,
-                                    setup.engine_init);
+  tables = std::make_unique<PriceTables>(*cost, setup.gpu.name);
+  prices = std::make_unique<Prices>(*tables, models, overrides, setup.fleet.usable_bytes, setup.host_load, setup.engine_init);
   // Whether every model can run in the shape that its instances will have: found out now, with what to change.
   const bool own = Registry<PolicyEntry>::Get().Find(config.policy.name)->owns_fleet;
   for (std::size_t m = 0; m < models.size(); ++m) {
@@ -239,12 +190,12 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   }
 }
 
-PoolParts::PoolParts(const Scenario& s, const PolicyConfig& policy) {
+PoolParts::PoolParts(const Scenario& s, const PolicyConfig& policy, std::uint64_t seed) {
   // Oracles are served by the engine, which comes after the policy.
   const PolicyEntry* entry = Registry<PolicyEntry>::Get().Find(policy.name);
   const Json params = policy.params.contains(policy.name) ? policy.params[policy.name] : Json::object();
   PolicyContext context;
-  context.seed = static_cast<std::uint64_t>(s.seed);
+  context.seed = seed;
   context.oracle = entry->oracle ? &oracle_ : nullptr;
   made_ = entry->create(params, s.file, "/policy/params/" + policy.name, context);
   placement = made_.get();
@@ -254,74 +205,24 @@ PoolParts::PoolParts(const Scenario& s, const PolicyConfig& policy) {
 
 namespace {
 
-PoolOutcome RunPool(const Scenario& s, const PoolPlan& plan, const WorkloadFacts& facts, const RunOptions& options,
-                    bool stream_rows) {
-  const FleetConfig& fleet = plan.config.fleet;
-  const PolicyConfig& policy = plan.config.policy;
-  PreparedPool pool(s, plan.config, plan.models, facts);
-  pool.setup.check = options.check;
-  PoolParts parts(s, policy);
-
-  const bool owns_fleet = Registry<PolicyEntry>::Get().Find(policy.name)->owns_fleet;
-  if (owns_fleet) pool.setup.fleet.gpus = 0;
-  Engine engine(pool.setup, *pool.prices, *parts.placement, *parts.router, *parts.scheduler);
-  parts.ServeOracles(engine);
-  PoolOutcome out;
-  out.instances = static_cast<std::int64_t>(engine.plan().size());
-  std::int64_t owned = 0;
-  for (const InstanceFacts& f : engine.plan()) owned += f.shape.gpus();
-  if (!owns_fleet && owned > fleet.gpus) {
-    throw InfeasibleError(
-        fmt::format("pool \"{}\": policy {} planned {} GPUs of {}", plan.config.name, policy.name, owned, fleet.gpus));
-  }
-  const std::string pool_cell = Cell(plan.config.name);
-  std::vector<std::string> model_cells;
-  for (const ModelFacts& m : pool.models) model_cells.push_back(Cell(m.name));
-  if (options.request_rows) {
-    engine.set_request_sink([&](const Request& r, const Targets& targets) {
-      const std::string row = RequestRow(r, pool_cell, model_cells[r.model], targets);
-      if (stream_rows) {
-        options.request_rows(row);
-      } else {
-        out.rows += row;
-      }
-    });
-  }
-  if (options.progress) engine.set_progress(options.progress);
-  engine.set_token_observer(options.observer);
-
-  const std::unique_ptr<RequestSource> source = OpenWorkload(ContextOf(s));
-  out.engine = engine.Run(*source, [&pool](std::int32_t m) { return pool.to_pool[m]; });
-  const Metrics& metrics = engine.metrics();
-  for (std::size_t m = 0; m < pool.models.size(); ++m) {
-    out.models.push_back({pool.models[m].name, pool.models[m].llm, plan.config.name, metrics.models()[m]});
-  }
-  out.windows = metrics.windows();
-  out.activity = metrics.activity;
-  out.switching = metrics.switching;
-  out.gpu = pool.setup.gpu;
-  out.weight_bytes = metrics.weight_bytes_moved;
-  out.kv_bytes = metrics.kv_bytes_moved;
-  out.active_model_time = metrics.active_model_time;
-  return out;
-}
-
-// Which pool a model runs in: the first whose patterns match, else the first without patterns.
+// Which pool a model runs in: see PoolConfig.
 std::vector<PoolPlan> AssignModels(const Scenario& s, const WorkloadFacts& facts) {
   std::vector<PoolPlan> plans;
   for (const PoolConfig& pool : s.Pools()) plans.push_back({pool, {}});
+  const auto chooses = [](const PoolConfig& pool) { return !pool.models.empty() || pool.max_rate; };
   for (std::size_t m = 0; m < facts.names.models().size(); ++m) {
     const std::string& name = facts.names.models()[m].name;
-    PoolPlan* home = nullptr;
-    for (PoolPlan& plan : plans) {
-      for (const std::string& pattern : plan.config.models) {
-        if (home == nullptr && Matches(pattern, name)) home = &plan;
-      }
-    }
-    for (PoolPlan& plan : plans) {
-      if (home == nullptr && plan.config.models.empty()) home = &plan;
-    }
-    if (home == nullptr) throw InputError(fmt::format("{}: /pools: no pool takes model \"{}\" of the workload", s.file, name));
+    const auto lets_in = [&](const PoolPlan& plan) {
+      const PoolConfig& pool = plan.config;
+      const bool named = pool.models.empty() || std::any_of(pool.models.begin(), pool.models.end(),
+                                                            [&](const std::string& pattern) { return Matches(pattern, name); });
+      return chooses(pool) && named && (!pool.max_rate || facts.forecast[m].mean_rate <= *pool.max_rate);
+    };
+    auto home = std::find_if(plans.begin(), plans.end(), lets_in);
+    if (home == plans.end())
+      home = std::find_if(plans.begin(), plans.end(), [&](const PoolPlan& plan) { return !chooses(plan.config); });
+    if (home == plans.end())
+      throw InputError(fmt::format("{}: /pools: no pool takes model \"{}\" of the workload", s.file, name));
     home->models.push_back(static_cast<std::int32_t>(m));
   }
   for (const PoolPlan& plan : plans) {
@@ -333,17 +234,17 @@ std::vector<PoolPlan> AssignModels(const Scenario& s, const WorkloadFacts& facts
 }
 
 // GPU-hours at their price, and the most energy that they can have drawn.
-void PriceOwned(const std::vector<PoolOutcome>& outcomes, RunResult& result) {
+void PriceOwned(const std::vector<PoolTotals>& pools, RunResult& result) {
   double usd = 0, joules = 0;
   bool priced = true, powered = true;
-  for (const PoolOutcome& out : outcomes) {
-    const double owned_s = static_cast<double>(out.engine.gpus) * ToSeconds(result.end);
+  for (const PoolTotals& pool : pools) {
+    const double owned_s = static_cast<double>(pool.gpus) * ToSeconds(result.end);
     double busy_s = 0;
-    for (const GpuTime& time : out.activity) busy_s += static_cast<double>(time) * 1e-12;
-    priced = priced && out.gpu.price_per_hour;
-    powered = powered && out.gpu.board_power_w && out.gpu.idle_power_w;
-    if (priced) usd += owned_s / 3600 * *out.gpu.price_per_hour;
-    if (powered) joules += owned_s * *out.gpu.idle_power_w + busy_s * (*out.gpu.board_power_w - *out.gpu.idle_power_w);
+    for (const GpuTime& time : pool.activity) busy_s += static_cast<double>(time) * 1e-12;
+    priced = priced && pool.gpu.price_per_hour;
+    powered = powered && pool.gpu.board_power_w && pool.gpu.idle_power_w;
+    if (priced) usd += owned_s / 3600 * *pool.gpu.price_per_hour;
+    if (powered) joules += owned_s * *pool.gpu.idle_power_w + busy_s * (*pool.gpu.board_power_w - *pool.gpu.idle_power_w);
   }
   if (priced) result.cost_usd = usd;
   if (powered) result.energy_kwh = joules / 3.6e6;
@@ -352,63 +253,94 @@ void PriceOwned(const std::vector<PoolOutcome>& outcomes, RunResult& result) {
 }  // namespace
 
 const char* RequestRowHeader() {
-  return "pool,request,model,arrival_s,prompt_tokens,output_tokens,outcome,generated_tokens,ttft_s,e2e_s,on_time_tokens,service_"
-         "share\n";
+  return "pool,cell,request,model,arrival_s,prompt_tokens,output_tokens,outcome,generated_tokens,ttft_s,e2e_s,on_time_tokens,"
+         "service_share\n";
 }
 
-WorkloadFacts SurveyWorkload(const Scenario& s) { return SurveyRequests(s, *OpenWorkload(ContextOf(s))); }
+std::string RequestRow(const Request& r, const std::string& pool_cell, std::int64_t cell, const std::string& model_cell,
+                       const Targets& targets) {
+  const bool done = r.outcome == Outcome::kFinished;
+  const std::string ttft = r.first_token == kNever ? "" : fmt::format("{:.9f}", ToSeconds(r.first_token - r.arrival));
+  const std::string e2e = done ? fmt::format("{:.9f}", ToSeconds(r.last_token - r.arrival)) : "";
+  const std::string share = done ? fmt::format("{:.6f}", ServiceShare(r, targets)) : "0";
+  return fmt::format("{},{},{},{},{:.9f},{},{},{},{},{},{},{},{}\n", pool_cell, cell, r.sequence, model_cell,
+                     ToSeconds(r.arrival), r.prompt, r.output, OutcomeName(r.outcome), r.generated, ttft, e2e,
+                     r.generated - r.service.late_tokens, share);
+}
+
+std::unique_ptr<RequestSource> OpenScenarioWorkload(const Scenario& s) { return OpenWorkload(ContextOf(s)); }
+
+void WorkloadSeen::Merge(const WorkloadSeen& other) {
+  requests += other.requests;
+  last_arrival = std::max(last_arrival, other.last_arrival);
+  hash += other.hash;
+  counts.rows_read += other.counts.rows_read;
+  counts.rows_failed += other.counts.rows_failed;
+  if (counts.rows_skipped == 0) counts.first_skipped = other.counts.first_skipped;
+  counts.rows_skipped += other.counts.rows_skipped;
+}
+
+WorkloadFacts SurveyWorkload(const Scenario& s) {
+  const std::unique_ptr<RequestSource> source = OpenScenarioWorkload(s);
+  WorkloadFacts facts;
+  facts.forecast = source->Forecasts(s.forecast.window_s);
+  if (facts.forecast.empty()) return SurveyRequests(s, *source);
+  facts.surveyed = false;
+  facts.names = source->names();
+  for (const Forecast& f : facts.forecast) facts.seen.requests += f.requests;
+  return facts;
+}
 
 WorkloadFacts SurveyRequests(const Scenario& s, RequestSource& source) {
   WorkloadFacts facts;
   const auto window = PsFromSeconds(s.forecast.window_s);
-  std::vector<Peak> peaks;
-  std::vector<std::int64_t> prompts, outputs;
-  std::uint64_t hash = 0;
+  struct Load {
+    std::uint64_t name_hash = 0;
+    std::int64_t prompts = 0;
+    std::int64_t outputs = 0;
+    // Counts per forecast window, and the busiest of them.
+    std::int64_t window = -1;
+    std::int64_t here = 0;
+    std::int64_t most = 0;
+  };
+  std::vector<Load> loads;
   RequestSpec spec;
   while (source.Next(spec)) {
     const auto m = static_cast<std::size_t>(spec.model);
-    if (m >= peaks.size()) {
-      peaks.resize(m + 1);
-      prompts.resize(m + 1, 0);
-      outputs.resize(m + 1, 0);
-      facts.forecast.resize(m + 1);
+    while (m >= loads.size()) {
+      facts.forecast.emplace_back();
+      loads.push_back({Hash64(source.names().models()[loads.size()].name)});
     }
     Forecast& f = facts.forecast[m];
+    Load& load = loads[m];
     ++f.requests;
-    prompts[m] += spec.prompt_tokens;
-    outputs[m] += spec.output_tokens;
+    load.prompts += spec.prompt_tokens;
+    load.outputs += spec.output_tokens;
     f.mean_prompt2 += static_cast<double>(spec.prompt_tokens) * spec.prompt_tokens;
-    Peak& peak = peaks[m];
     const std::int64_t at = spec.arrival / window;
-    if (at != peak.window) {
-      peak.window = at;
-      peak.here = 0;
+    if (at != load.window) {
+      load.window = at;
+      load.here = 0;
     }
-    peak.most = std::max(peak.most, ++peak.here);
-    facts.last_arrival = spec.arrival;
-    ++facts.requests;
-    for (const std::int64_t x :
-         {spec.arrival, std::int64_t{spec.model}, std::int64_t{spec.prompt_tokens}, std::int64_t{spec.output_tokens}}) {
-      hash = (std::rotl(hash, 25) ^ static_cast<std::uint64_t>(x)) * 0x9e3779b97f4a7c15u;
-    }
+    load.most = std::max(load.most, ++load.here);
+    facts.seen.Add(spec, load.name_hash);
   }
-  facts.counts = source.counts();
+  facts.seen.counts = source.counts();
   facts.names = source.names();
-  if (facts.requests == 0) throw InputError(fmt::format("{}: /workload: there is no request in it", s.file));
+  if (facts.seen.requests == 0) throw InputError(fmt::format("{}: /workload: there is no request in it", s.file));
   facts.forecast.resize(facts.names.models().size());
-  const double span = std::max(ToSeconds(facts.last_arrival), 1.0);  // a burst at the start is not a rate without end
+  const double span = std::max(ToSeconds(facts.seen.last_arrival), 1.0);  // a burst at the start is not a rate without end
   const double length = std::min(s.forecast.window_s, span);
-  for (std::size_t m = 0; m < peaks.size(); ++m) {
+  for (std::size_t m = 0; m < loads.size(); ++m) {
     Forecast& f = facts.forecast[m];
     if (f.requests == 0) continue;
     const auto n = static_cast<double>(f.requests);
     f.mean_rate = n / span;
-    f.peak_rate = std::max(f.mean_rate, static_cast<double>(peaks[m].most) / length);
-    f.mean_prompt = static_cast<double>(prompts[m]) / n;
-    f.mean_output = static_cast<double>(outputs[m]) / n;
+    f.peak_rate = std::max(f.mean_rate, static_cast<double>(loads[m].most) / length);
+    f.mean_prompt = static_cast<double>(loads[m].prompts) / n;
+    f.mean_output = static_cast<double>(loads[m].outputs) / n;
     f.mean_prompt2 /= n;
   }
-  facts.hash = fmt::format("{:016x}", hash);
   return facts;
 }
 
@@ -422,69 +354,35 @@ Scenario WithPolicy(const Scenario& scenario, const std::string& name) {
 RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptions& options) {
   const auto begin = std::chrono::steady_clock::now();
   const std::vector<PoolPlan> plans = AssignModels(s, facts);
-  std::vector<PoolOutcome> outcomes(plans.size());
-  std::vector<std::exception_ptr> errors(plans.size());
-  std::atomic<std::size_t> next{0};
-  const auto work = [&](bool first_thread) {
-    for (std::size_t p = next++; p < plans.size(); p = next++) {
-      try {
-        RunOptions mine = options;
-        if (!first_thread) mine.progress = nullptr;
-        outcomes[p] = RunPool(s, plans[p], facts, mine, plans.size() == 1);
-      } catch (...) {
-        errors[p] = std::current_exception();
-      }
-    }
-  };
-  std::vector<std::thread> threads;
-  const int extra = std::min<int>(options.threads, static_cast<int>(plans.size())) - 1;
-  for (int t = 0; t < extra; ++t) threads.emplace_back(work, false);
-  work(true);
-  for (std::thread& t : threads) t.join();
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
+  ShardsResult shards = RunShards(s, plans, facts, options);
 
   RunResult result;
   result.window = PsFromSeconds(s.metrics.window_s);
+  result.fingerprint = shards.fingerprint;
+  result.seen = std::move(shards.seen);
   __int128 active = 0;
   for (std::size_t p = 0; p < plans.size(); ++p) {
-    PoolOutcome& out = outcomes[p];
+    PoolTotals& pool = shards.pools[p];
     const std::string& name = plans[p].config.policy.name;
     const bool named = std::any_of(plans.begin(), plans.begin() + static_cast<std::ptrdiff_t>(p),
                                    [&name](const PoolPlan& before) { return before.config.policy.name == name; });
     if (!named) result.policy += (result.policy.empty() ? "" : "+") + name;
-    result.gpus += out.engine.gpus;
-    result.stranded_gpus += out.engine.stranded_gpus;
-    result.instances += out.instances;
-    result.end = std::max(result.end, out.engine.end);
-    result.events += out.engine.events;
-    result.fingerprint =
-        (std::rotl(result.fingerprint, 17) ^ out.engine.fingerprint) * (plans.size() == 1 ? 1 : 0x9e3779b97f4a7c15u);
-    result.requests += out.engine.requests;
-    if (result.windows.size() < out.windows.size()) result.windows.resize(out.windows.size());
-    for (std::size_t w = 0; w < out.windows.size(); ++w) {
-      Window& into = result.windows[w];
-      const Window& from = out.windows[w];
-      into.arrived += from.arrived;
-      into.finished += from.finished;
-      into.failed += from.failed;
-      into.output_tokens += from.output_tokens;
-      into.on_time_tokens += from.on_time_tokens;
-      into.switches += from.switches;
-      for (int a = 0; a < kActivities; ++a) into.activity[a] += from.activity[a];
-      into.active_model_time += from.active_model_time;
-    }
-    for (int a = 0; a < kActivities; ++a) result.activity[a] += out.activity[a];
-    result.switching.Merge(out.switching);
-    result.weight_bytes_moved += out.weight_bytes;
-    result.kv_bytes_moved += out.kv_bytes;
-    active += out.active_model_time;
-    for (ModelRow& row : out.models) {
+    result.gpus += pool.gpus;
+    result.stranded_gpus += pool.stranded_gpus;
+    result.instances += pool.instances;
+    result.end = std::max(result.end, pool.end);
+    result.events += pool.events;
+    result.requests += pool.requests;
+    MergeWindows(pool.windows, result.windows);
+    for (int a = 0; a < kActivities; ++a) result.activity[a] += pool.activity[a];
+    result.switching.Merge(pool.switching);
+    result.weight_bytes_moved += pool.weight_bytes;
+    result.kv_bytes_moved += pool.kv_bytes;
+    active += pool.active_model_time;
+    for (ModelRow& row : pool.models) {
       result.total.Merge(row.metrics);
       result.models.push_back(std::move(row));
     }
-    if (plans.size() > 1 && options.request_rows) options.request_rows(out.rows);
   }
   if (result.total.requests == 0) {
     throw InputError(fmt::format("{}: /metrics: no request is counted: none arrives between warmup_s = {} and {}", s.file,
@@ -493,7 +391,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
   }
   // GPUs are owned until the last pool is done: a pool that drains earlier stands idle.
   result.owned = static_cast<__int128>(result.gpus) * result.end;
-  PriceOwned(outcomes, result);
+  PriceOwned(shards.pools, result);
   result.active_models_mean = result.end > 0 ? static_cast<double>(active) / static_cast<double>(result.end) : 0;
   result.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   result.peak_rss_mb = PeakRssMb();

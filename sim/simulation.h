@@ -1,16 +1,19 @@
-// From a scenario to results: opens the workload, forecasts, sets up every pool with its policy and prices, runs the pools (on
-// threads), and merges them in the order of the scenario.
+// From a scenario to results: what is known of the workload, every pool with its policy and prices, and what they add up to.
+// shards.h runs them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sim/engine.h"
 #include "sim/metrics.h"
+#include "sim/rng.h"
 #include "sim/scenario.h"
 
 namespace poolsim {
@@ -21,6 +24,21 @@ struct ModelRow {
   std::string llm;
   std::string pool;
   ModelMetrics metrics;
+};
+
+// What was read of a workload.
+struct WorkloadSeen {
+  std::int64_t requests = 0;
+  TimePs last_arrival = 0;
+  std::uint64_t hash = 0;  // a sum over requests: the order of reading makes no difference
+  SourceCounts counts;
+  void Add(const RequestSpec& r, std::uint64_t name_hash) {
+    ++requests;
+    last_arrival = std::max(last_arrival, r.arrival);
+    hash += Mix64(static_cast<std::uint64_t>(r.arrival) ^ Mix64(name_hash ^ (static_cast<std::uint64_t>(r.prompt_tokens) << 32 |
+                                                                             static_cast<std::uint32_t>(r.output_tokens))));
+  }
+  void Merge(const WorkloadSeen& other);
 };
 
 // The metrics of one run, all pools merged.
@@ -49,29 +67,33 @@ struct RunResult {
   std::int64_t kv_bytes_moved = 0;
   double active_models_mean = 0;
   TimePs window = 0;
+  WorkloadSeen seen;  // by this run; to the first request after the horizon
 };
 
-// What is found out about the workload before a run: its models, and their load.
+// What is known of the workload before a run: its models, and their load.
 struct WorkloadFacts {
   ModelNames names;
   std::vector<Forecast> forecast;  // by model
-  std::string hash;                // 16 hex digits over the requests as the simulation sees them
-  SourceCounts counts;
-  std::int64_t requests = 0;
-  TimePs last_arrival = 0;
+  // Whether that took a pass over the workload. If not, `seen` has the expected number of requests, and what a run has seen
+  // replaces it.
+  bool surveyed = true;
+  WorkloadSeen seen;
 };
+
+// Simulated time somewhere, requests so far. Called from any thread.
+using ProgressSink = std::function<void(TimePs, std::int64_t)>;
 
 struct RunOptions {
   int threads = 1;
   bool check = false;
-  ProgressSink progress;                                     // called from the thread that runs the (only, or first) pool
-  std::function<void(const std::string& row)> request_rows;  // rows of requests.csv, when asked for; pools in order
+  ProgressSink progress;
+  std::function<void(std::string_view rows)> request_rows;  // rows of requests.csv, when asked for; shards in order
   TokenObserver* observer = nullptr;
 };
 
-// One pass over the workload. Throws InputError on a bad row, an empty workload, an unknown LLM.
+// What the workload says of itself, or one pass over it. Throws InputError on a bad row or an empty workload.
 WorkloadFacts SurveyWorkload(const Scenario& scenario);
-// The same for requests from elsewhere.
+// One pass over requests from elsewhere.
 WorkloadFacts SurveyRequests(const Scenario& scenario, RequestSource& source);
 
 // A pool, resolved to what an engine takes. Throws InputError.
@@ -84,15 +106,17 @@ struct PreparedPool {
 
   PoolSetup setup;
   std::vector<ModelFacts> models;  // those of `setup`, for the prices, which outlive the engine
-  std::vector<ModelId> to_pool;    // number here of the workload's models; kNone: another pool's
+  std::vector<ModelOverrides> overrides;
   std::unique_ptr<CostModel> cost;
+  std::unique_ptr<PriceTables> tables;
   std::unique_ptr<Prices> prices;
 };
 
 // The three parts of a pool's policy. They have state: one run each.
 class PoolParts {
  public:
-  PoolParts(const Scenario& scenario, const PolicyConfig& policy);
+  // `seed` of its random draws.
+  PoolParts(const Scenario& scenario, const PolicyConfig& policy, std::uint64_t seed);
   PoolParts(const PoolParts&) = delete;
   PoolParts& operator=(const PoolParts&) = delete;
   // Who answers an oracle; must come before the run.
@@ -116,7 +140,13 @@ RunResult Simulate(const Scenario& scenario, const WorkloadFacts& facts, const R
 // The scenario with `name` as the policy of all pools (for compare).
 Scenario WithPolicy(const Scenario& scenario, const std::string& name);
 
-// Header line of requests.csv.
+// The workload of a scenario, opened.
+std::unique_ptr<RequestSource> OpenScenarioWorkload(const Scenario& scenario);
+
+// requests.csv. `request` is the number of the request in its pool or, where the policy runs every model on its own, in its
+// model's cell.
 const char* RequestRowHeader();
+std::string RequestRow(const Request& r, const std::string& pool_cell, std::int64_t cell, const std::string& model_cell,
+                       const Targets& targets);
 
 }  // namespace poolsim

@@ -54,7 +54,7 @@ class RequestRows {
  public:
   // Nothing unless there is a folder and the scenario asks for rows.
   RequestRows(ResultsFolder* folder, const Scenario& scenario, const std::string& name);
-  std::function<void(const std::string&)> Sink();
+  std::function<void(std::string_view)> Sink();
   void Finish();
   void Drop();
 

@@ -133,13 +133,14 @@ void Compare(const Options& options, const Invocation& invocation) {
   {
     Progress progress(Progress::ModeFor(options.quiet));
     facts = SurveyWorkload(scenario);
-    const auto pools = static_cast<std::int64_t>(scenario.Pools().size());
-    progress.Expect(jobs.size(), facts.requests, facts.last_arrival, pools, pools > 1);
+    progress.Expect(jobs.size(), facts.seen.requests);
     RunJobs(jobs, options, facts, progress);
   }
   std::vector<RunResult> results;
   results.reserve(jobs.size());
   for (Job& job : jobs) results.push_back(std::move(job.result));
+  const auto ran = std::find_if(results.begin(), results.end(), [](const RunResult& r) { return r.feasible; });
+  if (!facts.surveyed && ran != results.end()) facts.seen = ran->seen;
 
   if (to_files) {
     WriteResults(*folder, scenario, results);

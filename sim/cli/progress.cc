@@ -81,14 +81,10 @@ Progress::~Progress() {
   if (shown_ && mode_ == Mode::kBar) std::fputs("\r\033[K", stderr);
 }
 
-void Progress::Expect(std::size_t simulations, std::int64_t requests, TimePs last_arrival, std::int64_t pools_in_turn,
-                      bool by_time) {
+void Progress::Expect(std::size_t simulations, std::int64_t requests) {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (std::size_t i = 0; i < simulations; ++i) slots_.push_back(std::make_unique<Slot>());
   expected_requests_ = std::max<std::int64_t>(requests, 1);
-  expected_time_ = std::max<TimePs>(last_arrival, 1);
-  pools_in_turn_ = std::max<std::int64_t>(pools_in_turn, 1);
-  by_time_ = by_time;
 }
 
 ProgressSink Progress::Sink(std::size_t i, const std::string& label) {
@@ -100,8 +96,6 @@ ProgressSink Progress::Sink(std::size_t i, const std::string& label) {
   slot->label = label;
   slot->running = true;
   return [slot](TimePs simulated, std::int64_t requests) {
-    // Time starts again with the next pool.
-    if (simulated < slot->simulated.load(std::memory_order_relaxed)) slot->pools.fetch_add(1, std::memory_order_relaxed);
     slot->simulated.store(simulated, std::memory_order_relaxed);
     slot->requests.store(requests, std::memory_order_relaxed);
   };
@@ -117,10 +111,7 @@ void Progress::Done(std::size_t i) {
 double Progress::FractionOf(const Slot& slot) const {
   if (slot.done) return 1;
   const auto requests = static_cast<double>(slot.requests.load(std::memory_order_relaxed));
-  const auto time = static_cast<double>(slot.simulated.load(std::memory_order_relaxed));
-  if (!by_time_) return std::min(1.0, requests / static_cast<double>(expected_requests_));
-  const auto pools = static_cast<double>(slot.pools.load(std::memory_order_relaxed));
-  return std::min(1.0, (pools + std::min(1.0, time / static_cast<double>(expected_time_))) / static_cast<double>(pools_in_turn_));
+  return std::min(1.0, requests / static_cast<double>(expected_requests_));
 }
 
 ProgressState Progress::State() {

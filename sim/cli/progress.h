@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "sim/engine.h"
+#include "sim/simulation.h"
 #include "sim/time.h"
 
 namespace poolsim {
@@ -43,9 +43,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // What is to come, before any Sink: simulations, and in each of them requests, time and pools that one thread runs one after
-  // another.
-  void Expect(std::size_t simulations, std::int64_t requests, TimePs last_arrival, std::int64_t pools_in_turn, bool by_time);
+  // What is to come, before any Sink: simulations, and about so many requests in each of them.
+  void Expect(std::size_t simulations, std::int64_t requests);
   // For simulation `i`, which begins now; null when off.
   ProgressSink Sink(std::size_t i, const std::string& label);
   void Done(std::size_t i);
@@ -57,7 +56,6 @@ class Progress {
     bool done = false;     // guarded by mutex_
     std::atomic<TimePs> simulated{0};
     std::atomic<std::int64_t> requests{0};
-    std::atomic<std::int64_t> pools{0};  // before the present one
   };
   void Run();
   ProgressState State();  // mutex_ held
@@ -73,9 +71,6 @@ class Progress {
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
   std::vector<std::unique_ptr<Slot>> slots_;
   std::int64_t expected_requests_ = 0;
-  TimePs expected_time_ = 0;
-  std::int64_t pools_in_turn_ = 1;
-  bool by_time_ = false;
   std::thread thread_;
 };
 

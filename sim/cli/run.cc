@@ -33,9 +33,7 @@ Outcome RunWithProgress(const Scenario& scenario, const SimulationOptions& optio
   Progress progress(Progress::ModeFor(options.quiet));
   Outcome outcome;
   outcome.facts = SurveyWorkload(scenario);
-  const auto pools = static_cast<std::int64_t>(scenario.Pools().size());
-  progress.Expect(1, outcome.facts.requests, outcome.facts.last_arrival, (pools + options.threads - 1) / options.threads,
-                  pools > 1);
+  progress.Expect(1, outcome.facts.seen.requests);
   RunOptions run;
   run.threads = options.threads;
   run.check = options.check;
@@ -46,6 +44,7 @@ Outcome RunWithProgress(const Scenario& scenario, const SimulationOptions& optio
   } catch (const InfeasibleError& error) {
     throw InputError(fmt::format("{}: infeasible: {}", scenario.file, error.what()));
   }
+  if (!outcome.facts.surveyed) outcome.facts.seen = outcome.result.seen;
   return outcome;
 }
 

@@ -67,9 +67,9 @@ RequestRows::RequestRows(ResultsFolder* folder, const Scenario& scenario, const 
   file_->Write(RequestRowHeader());
 }
 
-std::function<void(const std::string&)> RequestRows::Sink() {
+std::function<void(std::string_view)> RequestRows::Sink() {
   if (!file_) return nullptr;
-  return [this](const std::string& row) { file_->Write(row); };
+  return [this](std::string_view rows) { file_->Write(rows); };
 }
 
 void RequestRows::Finish() {

@@ -37,9 +37,9 @@ std::string Title(const std::string& command, const Scenario& scenario) {
 }
 
 std::string Workload(const WorkloadFacts& facts) {
-  return fmt::format("{} to {} over {}", Plural(facts.requests, "request"),
+  return fmt::format("{} to {} over {}", Plural(facts.seen.requests, "request"),
                      Plural(static_cast<std::int64_t>(facts.names.models().size()), "model"),
-                     Duration(ToSeconds(facts.last_arrival)));
+                     Duration(ToSeconds(facts.seen.last_arrival)));
 }
 
 std::string RequestsText(const RunResult& result) {
@@ -114,9 +114,10 @@ std::string LatencyTable(const ModelMetrics& m, const Style& style) {
 }
 
 std::string Skipped(const WorkloadFacts& facts, const Style& style) {
-  if (facts.counts.rows_skipped == 0) return "";
-  return Item(style, "skipped",
-              fmt::format("{}; the first: {}", Plural(facts.counts.rows_skipped, "bad row"), facts.counts.first_skipped));
+  if (facts.seen.counts.rows_skipped == 0) return "";
+  return Item(
+      style, "skipped",
+      fmt::format("{}; the first: {}", Plural(facts.seen.counts.rows_skipped, "bad row"), facts.seen.counts.first_skipped));
 }
 
 // A quantile in the unit of its column, at most five characters.
@@ -205,7 +206,7 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
 std::string CompareReport(const Scenario& scenario, const WorkloadFacts& facts, const std::vector<RunResult>& results,
                           const Style& style) {
   std::string out = style.Bold(Title("compare", scenario)) + ": " + Workload(facts) + "\n";
-  if (facts.counts.rows_skipped > 0) out += Skipped(facts, style);
+  if (facts.seen.counts.rows_skipped > 0) out += Skipped(facts, style);
   out += "\n";
   Table table({{"policy", Align::kLeft, ""},
                {"GPUs", Align::kRight, ""},

@@ -171,7 +171,7 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   PreparedPool pool(s, config, all, facts);
   pool.setup.check = true;
 
-  PoolParts fast_parts(s, config.policy);
+  PoolParts fast_parts(s, config.policy, static_cast<std::uint64_t>(s.seed));
   std::unique_ptr<Engine> engine;
   try {
     engine = std::make_unique<Engine>(pool.setup, *pool.prices, *fast_parts.placement, *fast_parts.router, *fast_parts.scheduler);
@@ -185,10 +185,15 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
     seen.outcomes[static_cast<std::size_t>(r.sequence)] = r.outcome;
     seen.generated[static_cast<std::size_t>(r.sequence)] = r.generated;
   });
-  ListSource source(random.names, random.requests);
-  const EngineResult result = engine->Run(source, [&](std::int32_t m) { return pool.to_pool[static_cast<std::size_t>(m)]; });
+  // In pieces of any size, which must not matter.
+  const std::span<const RequestSpec> requests = random.requests;
+  for (std::size_t at = 0, piece = 0; at < requests.size(); at += piece) {
+    piece = std::min<std::size_t>(1 + HashAt(7, at) % 9, requests.size() - at);
+    engine->Feed(requests.subspan(at, piece));
+  }
+  const EngineResult result = engine->Finish();
 
-  PoolParts slow_parts(s, config.policy);
+  PoolParts slow_parts(s, config.policy, static_cast<std::uint64_t>(s.seed));
   TokenEngine reference(pool.setup, *pool.prices, *slow_parts.placement, *slow_parts.router, *slow_parts.scheduler);
   slow_parts.ServeOracles(reference);
   reference.Run(random.requests);  // the pool's model numbers are the workload's: one pool takes all

@@ -49,7 +49,7 @@ std::unique_ptr<Outcomes> RunOne(const RandomScenario& random, bool check) {
   const PoolConfig config = s.Pools().front();
   PreparedPool pool(s, config, all, facts);
   pool.setup.check = check;
-  PoolParts parts(s, config.policy);
+  PoolParts parts(s, config.policy, static_cast<std::uint64_t>(s.seed));
   auto out = std::make_unique<Outcomes>();
   try {
     Engine engine(pool.setup, *pool.prices, *parts.placement, *parts.router, *parts.scheduler);
@@ -64,8 +64,8 @@ std::unique_ptr<Outcomes> RunOne(const RandomScenario& random, bool check) {
       ++end.times;
       ++out->total[static_cast<std::size_t>(r.outcome)];
     });
-    ListSource source(random.names, random.requests);
-    out->result = engine.Run(source, [&](std::int32_t m) { return pool.to_pool[static_cast<std::size_t>(m)]; });
+    engine.Feed(random.requests);
+    out->result = engine.Finish();
     out->activity = engine.metrics().activity;
   } catch (const InfeasibleError&) {
     return nullptr;

@@ -38,10 +38,12 @@ TEST_CASE("M/D/1: mean waiting time lies in its confidence interval", "[theory]"
                                          rho / service, FlatCost(service * 1e3, 10));
     std::vector<double> waits;
     RunOptions options;
-    options.request_rows = [&](const std::string& row) {
-      std::size_t at = 0;
-      for (int comma = 0; comma < 8; ++comma) at = row.find(',', at) + 1;
-      waits.push_back(std::stod(row.substr(at)) - service);
+    options.request_rows = [&](std::string_view rows) {
+      for (; !rows.empty(); rows.remove_prefix(rows.find('\n') + 1)) {
+        std::size_t at = 0;
+        for (int comma = 0; comma < 9; ++comma) at = rows.find(',', at) + 1;
+        waits.push_back(std::stod(std::string(rows.substr(at, 20))) - service);
+      }
     };
     const Scenario scenario = Parse(text);
     Simulate(scenario, SurveyWorkload(scenario), options);

@@ -98,7 +98,7 @@ TEST_CASE("The table of a comparison fits on a page, whatever the numbers", "[un
   Scenario scenario;
   scenario.name = "big";
   WorkloadFacts facts;
-  facts.requests = 10;
+  facts.seen.requests = 10;
   const std::string text = CompareReport(
       scenario, facts,
       {Row("dedicated", 30000, 10), Infeasible("muxserve"), Row("serverless-llm-plus", 16, 9), Row("aegaeon", 16, 9.6)}, Style{});

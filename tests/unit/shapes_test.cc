@@ -80,6 +80,7 @@ struct Pool {
   PoolSetup setup;
   FlatForm form;
   std::vector<ModelFacts> models;
+  PriceTables tables{form, "h800"};
   std::unique_ptr<Prices> prices;
   std::unique_ptr<Policy> policy;
   std::unique_ptr<Engine> engine;
@@ -99,18 +100,16 @@ struct Pool {
     setup.node_load.fill(1'000'000'000'000);
     setup.kv_copy = 10'000'000'000;
     setup.check = true;
-    prices = std::make_unique<Prices>(form, "h800", models, std::vector<ModelOverrides>(models.size()), setup.fleet.usable_bytes,
+    prices = std::make_unique<Prices>(tables, models, std::vector<ModelOverrides>(models.size()), setup.fleet.usable_bytes,
                                       setup.host_load, 0);
     policy = Registry<PolicyEntry>::Get().Find(name)->create(params, "test.json", "/policy", {});
     engine = std::make_unique<Engine>(setup, *prices, *policy, *policy, *policy);
   }
 
-  EngineResult Run(std::vector<RequestSpec> requests, TokenObserver* observer = nullptr) {
-    std::vector<std::string> names;
-    for (std::size_t m = 0; m < models.size(); ++m) names.push_back("m" + std::to_string(m));
-    ListSource source(names, std::move(requests));
+  EngineResult Run(const std::vector<RequestSpec>& requests, TokenObserver* observer = nullptr) {
     engine->set_token_observer(observer);
-    return engine->Run(source, [](std::int32_t m) { return m; });
+    engine->Feed(requests);
+    return engine->Finish();
   }
 
   std::vector<NodeId> Nodes() const {
@@ -217,7 +216,8 @@ TEST_CASE("Prices are those of an LLM in a shape and a precision", "[unit]") {
                                           Model("toy")};
   std::vector<ModelOverrides> overrides(4);
   overrides[3] = {.weight_bytes = 40'000'000'000, .kv_bytes_per_token = 100'000};
-  const Prices prices(form, "h800", models, overrides, 70'000'000'000, 10'000'000'000, 0);
+  PriceTables price_tables(form, "h800");
+  const Prices prices(price_tables, models, overrides, 70'000'000'000, 10'000'000'000, 0);
   const ShapeId one = prices.Id({}), stages = prices.Id({.tp = 1, .pp = 2}), both = prices.Id({.tp = 2, .pp = 2});
   CHECK(prices.Id({}) == one);
   const std::int64_t tables = std::int64_t{2} * 32000 * 4096 * 2;  // embedding and lm_head are bf16 whatever the rest is
@@ -242,7 +242,8 @@ TEST_CASE("Weights that are kept beside a model never leave more room for its KV
   const std::vector<ModelFacts> models = {Model("toy"), Model("toy")};
   std::vector<ModelOverrides> overrides(2);
   overrides[0].kv_capacity_tokens = 100;
-  const Prices prices(form, "h800", models, overrides, 70'000'000'000, 10'000'000'000, 0);
+  PriceTables price_tables(form, "h800");
+  const Prices prices(price_tables, models, overrides, 70'000'000'000, 10'000'000'000, 0);
   const ShapeId one = prices.Id({});
   CHECK(prices.KvCapacityTokens(0, one, {0}) == 100);
   CHECK(prices.KvCapacityTokens(0, one, {0, 1}) == 100);

@@ -1,0 +1,453 @@
+#include "sim/shards.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstdio>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <span>
+
+#include <fmt/format.h>
+
+#include "sim/errors.h"
+#include "sim/nodes.h"
+#include "sim/report.h"
+#include "sim/team.h"
+
+namespace poolsim {
+namespace {
+
+constexpr std::int64_t kRowsAtOnce = 4096;             // of a shard that reads for itself
+constexpr std::int64_t kLeastWindow = 1 << 14;         // rows that shards which advance together get at a time ...
+constexpr std::int64_t kMostWindow = 1 << 18;          // ... at most 24 bytes each, twice
+constexpr std::int64_t kWindowRowsPerShard = 1 << 10;  // enough to make up for bringing a shard into the cache
+
+struct Shard {
+  std::size_t pool = 0;
+  std::vector<std::int32_t> models;  // by the pool's numbers; the shard's model i is models[i]
+  bool part = false;                 // of a separable pool: `plan` is what the pool's placement gave to it
+  std::vector<InstanceFacts> plan;
+  std::int64_t cell = 0;
+  std::int64_t cells = 1;
+};
+
+// Shards that are fed from one source.
+struct Group {
+  std::vector<std::int32_t> models;  // of the workload, sorted
+  std::size_t first = 0;             // shards first .. first + count - 1
+  std::size_t count = 0;
+  double expected = 0;  // requests
+};
+
+// Where the requests of a model of the workload go.
+struct Route {
+  std::size_t first = 0;  // shard of its first cell
+  std::uint64_t cells = 1;
+  ModelId model = 0;  // by the shard's numbers
+  std::uint64_t name_hash = 0;
+  std::uint64_t dealt = 0;  // requests so far
+};
+
+// Rows of requests.csv in the order of shards, whatever the order in which they come: each shard's wait in a file that has no
+// name.
+class RowSpool {
+ public:
+  explicit RowSpool(std::size_t shards) : pieces_(shards), file_(std::tmpfile()) {
+    if (file_ == nullptr) throw InputError("no temporary file for requests.csv can be made");
+  }
+  ~RowSpool() { std::fclose(file_); }
+  RowSpool(const RowSpool&) = delete;
+  RowSpool& operator=(const RowSpool&) = delete;
+
+  void Append(std::size_t shard, std::string& rows) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (std::fwrite(rows.data(), 1, rows.size(), file_) != rows.size()) Refuse();
+    pieces_[shard].push_back({end_, rows.size()});
+    end_ += rows.size();
+    rows.clear();
+  }
+  void EmitTo(const std::function<void(std::string_view)>& sink) {
+    std::string rows;
+    for (const auto& pieces : pieces_) {
+      for (const Piece& piece : pieces) {
+        rows.resize(piece.size);
+        if (fseeko(file_, static_cast<off_t>(piece.at), SEEK_SET) != 0) Refuse();
+        if (std::fread(rows.data(), 1, piece.size, file_) != piece.size) Refuse();
+        sink(rows);
+      }
+    }
+  }
+
+ private:
+  struct Piece {
+    std::size_t at;
+    std::size_t size;
+  };
+  [[noreturn]] static void Refuse() {
+    throw InputError("the temporary file for requests.csv cannot be written: is the disk full?");
+  }
+
+  std::mutex mutex_;
+  std::vector<std::vector<Piece>> pieces_;
+  std::FILE* file_;
+  std::size_t end_ = 0;
+};
+
+// Hands the engine what the pool's placement has made.
+class PartOfPlan final : public Placement {
+ public:
+  explicit PartOfPlan(const std::vector<InstanceFacts>& plan) : plan_(plan) {}
+  std::vector<InstanceFacts> Place(const FleetFacts&, const std::vector<ModelFacts>&, const PriceView&) override { return plan_; }
+
+ private:
+  const std::vector<InstanceFacts>& plan_;
+};
+
+class Run {
+ public:
+  Run(const Scenario& s, const std::vector<PoolPlan>& plans, const WorkloadFacts& facts, const RunOptions& options)
+      : s_(s), plans_(plans), facts_(facts), options_(options) {}
+
+  ShardsResult All();
+
+ private:
+  // A shard while it runs.
+  struct Running {
+    std::vector<ModelFacts> models;
+    std::unique_ptr<Prices> prices;
+    std::unique_ptr<PartOfPlan> part;
+    std::unique_ptr<PoolParts> policy;
+    std::unique_ptr<Engine> engine;
+    std::vector<std::string> names;  // of models, as CSV cells
+    std::string rows;                // of requests.csv, that are not in the spool yet
+    std::int64_t fed = 0;
+  };
+
+  void PreparePool(std::size_t p);
+  void CutByModel(std::size_t p, const std::vector<InstanceFacts>& plan);
+  void MakeGroups(const RequestSource& source);
+  std::unique_ptr<Running> Begin(std::size_t shard);
+  void Feed(Running& running, std::span<const RequestSpec> rows);
+  void End(std::size_t shard, std::unique_ptr<Running> running);
+  // Reads up to `limit` requests into rows[k], of the group's shard k. False at the end, or beyond the horizon.
+  bool Read(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,
+            WorkloadSeen& seen);
+  void Seen(WorkloadSeen& seen, const RequestSource& source);
+  void RunAlone(const Group& group, std::unique_ptr<RequestSource> source);
+  void RunTogether(const Group& group, std::unique_ptr<RequestSource> source, Team& team);
+
+  const Scenario& s_;
+  const std::vector<PoolPlan>& plans_;
+  const WorkloadFacts& facts_;
+  const RunOptions& options_;
+  std::vector<std::unique_ptr<PreparedPool>> pools_;
+  std::vector<PoolSetup> setups_;  // of the pools, without models
+  std::vector<Shard> shards_;
+  std::vector<Route> routes_;  // by the workload's models
+  std::vector<Group> groups_;
+  std::unique_ptr<RowSpool> spool_;
+  std::atomic<std::int64_t> fed_{0};
+  std::vector<std::uint64_t> fingerprints_;  // by shard
+  std::mutex mutex_;                         // guards result_
+  ShardsResult result_;
+};
+
+// What a policy may do with a pool's plan is checked by the engine; here only what concerns the pool as a whole.
+void Run::PreparePool(std::size_t p) {
+  const PoolPlan& plan = plans_[p];
+  pools_.push_back(std::make_unique<PreparedPool>(s_, plan.config, plan.models, facts_));
+  PreparedPool& pool = *pools_.back();
+  pool.setup.check = options_.check;
+  PoolTotals& totals = result_.pools[p];
+  totals.gpu = pool.setup.gpu;
+  for (const ModelFacts& m : pool.models) totals.models.push_back({m.name, m.llm, plan.config.name, {}});
+
+  const PolicyEntry& policy = *Registry<PolicyEntry>::Get().Find(plan.config.policy.name);
+  if (policy.owns_fleet) pool.setup.fleet.gpus = 0;
+  for (std::size_t i = 0; i < plan.models.size(); ++i) {
+    Route& route = routes_[static_cast<std::size_t>(plan.models[i])];
+    route.first = shards_.size();
+    route.model = static_cast<ModelId>(i);
+  }
+  setups_.push_back(pool.setup);
+  setups_.back().models = {};
+  if (policy.separable) {
+    PoolParts parts(s_, plan.config.policy, static_cast<std::uint64_t>(s_.seed));
+    CutByModel(p, parts.placement->Place(pool.setup.fleet, pool.setup.models, *pool.prices));
+    return;
+  }
+  Shard shard;
+  shard.pool = p;
+  shard.models.resize(plan.models.size());
+  std::iota(shard.models.begin(), shard.models.end(), 0);
+  shards_.push_back(std::move(shard));
+}
+
+void Run::CutByModel(std::size_t p, const std::vector<InstanceFacts>& plan) {
+  const PoolPlan& pool = plans_[p];
+  PoolTotals& totals = result_.pools[p];
+  NodePacking packing(pool.config.fleet.gpus_per_node);
+  std::vector<std::vector<const InstanceFacts*>> by_model(pool.models.size());
+  for (const InstanceFacts& f : plan) {
+    packing.Take(f.shape.gpus());
+    by_model[static_cast<std::size_t>(f.models.front())].push_back(&f);
+  }
+  totals.stranded_gpus = packing.Stranded();
+  for (std::size_t m = 0; m < by_model.size(); ++m) {
+    std::int64_t gpus = 0;
+    std::array<std::int64_t, 3> roles{};
+    for (const InstanceFacts* f : by_model[m]) {
+      gpus += f->shape.gpus();
+      ++roles[static_cast<std::size_t>(f->role)];
+    }
+    // Every cell has an instance of each role that the model has.
+    std::int64_t cells =
+        pool.config.fleet.cell_gpus ? (gpus + *pool.config.fleet.cell_gpus - 1) / *pool.config.fleet.cell_gpus : 1;
+    for (const std::int64_t n : roles) cells = n > 0 ? std::min(cells, n) : cells;
+    Route& route = routes_[static_cast<std::size_t>(pool.models[m])];
+    route.first = shards_.size();
+    route.cells = static_cast<std::uint64_t>(cells);
+    route.model = 0;
+    for (std::int64_t c = 0; c < cells; ++c) {
+      Shard shard;
+      shard.pool = p;
+      shard.models = {static_cast<std::int32_t>(m)};
+      shard.part = true;
+      shard.cell = c;
+      shard.cells = cells;
+      shards_.push_back(std::move(shard));
+    }
+    std::array<std::int64_t, 3> dealt{};
+    for (const InstanceFacts* f : by_model[m]) {
+      const std::int64_t n = dealt[static_cast<std::size_t>(f->role)]++;
+      InstanceFacts mine = *f;
+      mine.models = {0};
+      for (ModelId& r : mine.resident) r = 0;
+      shards_[route.first + static_cast<std::size_t>(n % cells)].plan.push_back(std::move(mine));
+    }
+  }
+}
+
+void Run::MakeGroups(const RequestSource& source) {
+  const auto add = [this](std::vector<std::int32_t> models, std::size_t first, std::size_t count) {
+    Group group{std::move(models), first, count, 0};
+    for (const std::int32_t m : group.models) group.expected += static_cast<double>(facts_.forecast[m].requests);
+    groups_.push_back(std::move(group));
+  };
+  std::size_t first = 0;
+  while (first < shards_.size()) {
+    std::size_t end = first + 1;
+    while (end < shards_.size() && shards_[end].cell > 0) ++end;
+    std::vector<std::int32_t> models;
+    for (const std::int32_t m : shards_[first].models) models.push_back(plans_[shards_[first].pool].models[m]);
+    add(std::move(models), first, end - first);
+    first = end;
+  }
+  if (groups_.size() == 1 || source.Split(groups_.front().models) != nullptr) return;
+  groups_.clear();
+  std::vector<std::int32_t> all(routes_.size());
+  std::iota(all.begin(), all.end(), 0);
+  add(std::move(all), 0, shards_.size());
+}
+
+std::unique_ptr<Run::Running> Run::Begin(std::size_t number) {
+  const Shard& shard = shards_[number];
+  const PoolConfig& config = plans_[shard.pool].config;
+  const PreparedPool& pool = *pools_[shard.pool];
+  auto running = std::make_unique<Running>();
+  PoolSetup setup = setups_[shard.pool];
+  std::vector<ModelOverrides> overrides;
+  for (const std::int32_t m : shard.models) {
+    setup.models.push_back(pool.setup.models[m]);
+    overrides.push_back(pool.overrides[m]);
+    running->names.push_back(CsvCell(pool.models[m].name));
+  }
+  std::uint64_t seed = static_cast<std::uint64_t>(s_.seed);
+  if (shard.part) {
+    std::int64_t gpus = 0;
+    for (const InstanceFacts& f : shard.plan) gpus += f.shape.gpus();
+    // Its share of its nodes' host memory; the whole pool has that of whole nodes.
+    setup.host_kv_bytes = static_cast<std::int64_t>(config.fleet.host_kv_gb * 1e9 * static_cast<double>(gpus) /
+                                                    static_cast<double>(config.fleet.gpus_per_node));
+    seed = HashAt(Hash64(setup.models.front().name, seed), static_cast<std::uint64_t>(shard.cell));
+  }
+  running->models = setup.models;
+  running->prices = std::make_unique<Prices>(*pool.tables, running->models, std::move(overrides), setup.fleet.usable_bytes,
+                                             setup.host_load, setup.engine_init);
+  running->policy = std::make_unique<PoolParts>(s_, config.policy, seed);
+  PoolParts& parts = *running->policy;
+  Placement* placement = parts.placement;
+  if (shard.part) {
+    parts.placement->Adopt(shard.plan);
+    running->part = std::make_unique<PartOfPlan>(shard.plan);
+    placement = running->part.get();
+  }
+  const std::int64_t given = setup.fleet.gpus;
+  running->engine = std::make_unique<Engine>(std::move(setup), *running->prices, *placement, *parts.router, *parts.scheduler);
+  Engine& engine = *running->engine;
+  parts.ServeOracles(engine);
+  std::int64_t owned = 0;
+  for (const InstanceFacts& f : engine.plan()) owned += f.shape.gpus();
+  if (given > 0 && owned > given) {
+    throw InfeasibleError(
+        fmt::format("pool \"{}\": policy {} planned {} GPUs of {}", config.name, config.policy.name, owned, given));
+  }
+  if (options_.request_rows) {
+    engine.set_request_sink([this, number, cell = shard.cell, pool_cell = CsvCell(config.name), r = running.get()](
+                                const Request& request, const Targets& targets) {
+      r->rows += RequestRow(request, pool_cell, cell, r->names[request.model], targets);
+      if (r->rows.size() < (1 << 18)) return;
+      if (spool_ != nullptr) {
+        spool_->Append(number, r->rows);
+      } else {
+        options_.request_rows(r->rows);
+        r->rows.clear();
+      }
+    });
+  }
+  engine.set_token_observer(options_.observer);
+  return running;
+}
+
+void Run::Feed(Running& running, std::span<const RequestSpec> rows) {
+  running.engine->Feed(rows);
+  const std::int64_t fed = fed_.fetch_add(static_cast<std::int64_t>(rows.size()), std::memory_order_relaxed);
+  if (options_.progress) options_.progress(running.engine->simulated(), fed + static_cast<std::int64_t>(rows.size()));
+}
+
+void Run::End(std::size_t number, std::unique_ptr<Running> running) {
+  const Shard& shard = shards_[number];
+  Engine& engine = *running->engine;
+  const EngineResult end = engine.Finish();
+  fingerprints_[number] = end.fingerprint;
+  if (!running->rows.empty()) {
+    if (spool_ != nullptr) {
+      spool_->Append(number, running->rows);
+    } else {
+      options_.request_rows(running->rows);
+    }
+  }
+  const Metrics& metrics = engine.metrics();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  PoolTotals& totals = result_.pools[shard.pool];
+  totals.gpus += end.gpus;
+  if (!shard.part) totals.stranded_gpus += end.stranded_gpus;
+  totals.instances += static_cast<std::int64_t>(engine.plan().size());
+  totals.events += end.events;
+  totals.requests += end.requests;
+  totals.end = std::max(totals.end, end.end);
+  for (std::size_t m = 0; m < shard.models.size(); ++m) totals.models[shard.models[m]].metrics.Merge(metrics.models()[m]);
+  std::vector<Window> windows = metrics.windows();
+  for (Window& w : windows) w.active_model_time /= shard.cells;
+  MergeWindows(windows, totals.windows);
+  for (int a = 0; a < kActivities; ++a) totals.activity[a] += metrics.activity[a];
+  totals.switching.Merge(metrics.switching);
+  totals.weight_bytes += metrics.weight_bytes_moved;
+  totals.kv_bytes += metrics.kv_bytes_moved;
+  totals.active_model_time += metrics.active_model_time / shard.cells;
+}
+
+bool Run::Read(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,
+               WorkloadSeen& seen) {
+  for (auto& of_shard : rows) of_shard.clear();
+  const TimePs horizon = pools_.front()->setup.horizon;
+  RequestSpec spec;
+  for (std::int64_t n = 0; n < limit; ++n) {
+    if (!source.Next(spec)) return false;
+    Route& route = routes_[static_cast<std::size_t>(spec.model)];
+    if (!facts_.surveyed) seen.Add(spec, route.name_hash);
+    std::size_t shard = route.first - group.first;
+    if (route.cells > 1) {
+      const std::uint64_t draw = HashAt(route.name_hash, route.dealt++);
+      shard += static_cast<std::size_t>(static_cast<unsigned __int128>(draw) * route.cells >> 64);
+    }
+    spec.model = route.model;
+    rows[shard].push_back(spec);
+    if (spec.arrival > horizon) return false;
+  }
+  return true;
+}
+
+void Run::Seen(WorkloadSeen& seen, const RequestSource& source) {
+  seen.counts = source.counts();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  result_.seen.Merge(seen);
+}
+
+void Run::RunAlone(const Group& group, std::unique_ptr<RequestSource> source) {
+  std::unique_ptr<Running> running = Begin(group.first);
+  std::vector<std::vector<RequestSpec>> rows(1);
+  WorkloadSeen seen;
+  for (bool more = true; more;) {
+    more = Read(*source, group, kRowsAtOnce, rows, seen);
+    Feed(*running, rows.front());
+  }
+  End(group.first, std::move(running));
+  Seen(seen, *source);
+}
+
+// While the shards work on one window, the next is read.
+void Run::RunTogether(const Group& group, std::unique_ptr<RequestSource> source, Team& team) {
+  const std::int64_t window = std::clamp(static_cast<std::int64_t>(group.count) * kWindowRowsPerShard, kLeastWindow, kMostWindow);
+  std::vector<std::unique_ptr<Running>> running(group.count);
+  std::vector<std::vector<RequestSpec>> rows(group.count), next(group.count);
+  WorkloadSeen seen;
+  bool more = true;
+  const auto read = [&] { more = Read(*source, group, window, next, seen); };
+  read();
+  for (bool last = false; !last;) {
+    last = !more;
+    rows.swap(next);
+    const std::size_t readers = last ? 0 : 1;
+    team.Run(readers + group.count, [&](std::size_t task, int) {
+      if (task < readers) return read();
+      const std::size_t k = task - readers;
+      if (running[k] == nullptr) running[k] = Begin(group.first + k);
+      if (!rows[k].empty()) Feed(*running[k], rows[k]);
+      if (last) End(group.first + k, std::move(running[k]));
+    });
+  }
+  Seen(seen, *source);
+}
+
+ShardsResult Run::All() {
+  result_.pools.resize(plans_.size());
+  routes_.resize(facts_.names.models().size());
+  for (std::size_t m = 0; m < routes_.size(); ++m) routes_[m].name_hash = Hash64(facts_.names.models()[m].name);
+  for (std::size_t p = 0; p < plans_.size(); ++p) PreparePool(p);
+  fingerprints_.resize(shards_.size());
+  if (options_.request_rows && shards_.size() > 1) spool_ = std::make_unique<RowSpool>(shards_.size());
+
+  std::unique_ptr<RequestSource> source = OpenScenarioWorkload(s_);
+  MakeGroups(*source);
+  Team team(options_.threads);
+  const auto of = [&](const Group& group) { return groups_.size() == 1 ? std::move(source) : source->Split(group.models); };
+  std::vector<const Group*> alone;
+  for (const Group& group : groups_) {
+    if (group.count == 1) {
+      alone.push_back(&group);
+    } else {
+      RunTogether(group, of(group), team);
+    }
+  }
+  // The largest first, so that none is left over at the end.
+  std::stable_sort(alone.begin(), alone.end(), [](const Group* a, const Group* b) { return a->expected > b->expected; });
+  team.Run(alone.size(), [&](std::size_t task, int) { RunAlone(*alone[task], of(*alone[task])); });
+
+  for (const std::uint64_t f : fingerprints_) {
+    result_.fingerprint = fingerprints_.size() == 1 ? f : (std::rotl(result_.fingerprint, 17) ^ f) * 0x9e3779b97f4a7c15u;
+  }
+  if (spool_ != nullptr) spool_->EmitTo(options_.request_rows);
+  return std::move(result_);
+}
+
+}  // namespace
+
+ShardsResult RunShards(const Scenario& scenario, const std::vector<PoolPlan>& plans, const WorkloadFacts& facts,
+                       const RunOptions& options) {
+  return Run(scenario, plans, facts, options).All();
+}
+
+}  // namespace poolsim
