@@ -40,6 +40,9 @@ std::int32_t ModelNames::Intern(std::string_view name, std::string_view base, bo
   return slots_[at];
 }
 
+// A slice may lie anywhere in a trace that is longer than a scenario can be.
+constexpr double kMaxSliceSeconds = 1e10;
+
 void WorkloadConfig::Describe(Fields& f) {
   f.Text("format", format, "trace format (`poolsim list formats`); auto: found from the header or the first line");
   f.Text("path", path, "trace file, plain, .gz or .zst, relative to the scenario's folder; this or source");
@@ -48,8 +51,10 @@ void WorkloadConfig::Describe(Fields& f) {
   f.Text("model", model, "model of every request of a trace that names none; default \"model\"");
   f.Any("assign", assign,
         "{zipf: s, models: n}: deals the requests of a trace that names no model over model_0000 (the hottest) to n - 1");
-  f.Real("from_s", from_s, "drops requests before this time of the trace [s]; times are then counted from here", 0, kMaxSeconds);
-  f.OptReal("to_s", to_s, "drops requests at or after this time of the trace [s]; the trace is not read further", 0, kMaxSeconds);
+  f.Real("from_s", from_s, "drops requests before this time of the trace [s]; times are then counted from here", 0,
+         kMaxSliceSeconds);
+  f.OptReal("to_s", to_s, "drops requests at or after this time of the trace [s]; the trace is not read further", 0,
+            kMaxSliceSeconds);
   f.Real("rate_scale", rate_scale,
          "request rate relative to the trace: below 1 keeps each row with that probability, above 1 repeats rows; generators "
          "scale their rates",

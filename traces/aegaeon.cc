@@ -15,7 +15,7 @@ constexpr std::array<std::string_view, 10> kMix = {"qwen2.5-7b", "qwen2.5-7b", "
                                                    "qwen2.5-7b", "yi-1.5-9b",  "yi-1.5-9b",  "llama-2-13b", "llama-2-13b"};
 
 // H..H:MM:SS[.fraction]; hours may exceed 23.
-bool ParseClock(std::string_view text, std::string_view name, TimePs& out, std::string& why) {
+bool ParseClock(std::string_view text, std::string_view name, TraceTime& out, std::string& why) {
   const auto digits = [](std::string_view part) {
     return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos;
   };

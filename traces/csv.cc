@@ -132,13 +132,13 @@ CsvTable::Status CsvTable::Next(RowProblem& problem) {
   return Status::kRow;
 }
 
-bool CsvTable::Tokens(int column, std::int32_t& out, RowProblem& problem) const {
-  if (ParseTokens(Text(column), header_[static_cast<std::size_t>(column)], out, problem.what)) return true;
+bool CsvTable::Tokens(int column, std::int32_t& out, RowProblem& problem, std::int32_t least) const {
+  if (ParseTokens(Text(column), header_[static_cast<std::size_t>(column)], out, problem.what, least)) return true;
   problem.column = ColumnOf(column);
   return false;
 }
 
-bool CsvTable::Seconds(int column, TimePs& out, RowProblem& problem) const {
+bool CsvTable::Seconds(int column, TraceTime& out, RowProblem& problem) const {
   if (ParseTime(Text(column), header_[static_cast<std::size_t>(column)], 12, out, problem.what)) return true;
   problem.column = ColumnOf(column);
   return false;

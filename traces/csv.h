@@ -38,12 +38,13 @@ class CsvTable {
   enum class Status { kRow, kBad, kEnd };
   Status Next(RowProblem& problem);
 
+  const std::string& NameOf(int column) const { return header_[static_cast<std::size_t>(column)]; }
   std::string_view Text(int column) const { return fields_[static_cast<std::size_t>(column)].text; }
   std::int64_t ColumnOf(int column) const { return static_cast<std::int64_t>(fields_[static_cast<std::size_t>(column)].at) + 1; }
 
   // The typed values of a row; false with `problem` filled in.
-  bool Tokens(int column, std::int32_t& out, RowProblem& problem) const;
-  bool Seconds(int column, TimePs& out, RowProblem& problem) const;
+  bool Tokens(int column, std::int32_t& out, RowProblem& problem, std::int32_t least = 1) const;
+  bool Seconds(int column, TraceTime& out, RowProblem& problem) const;
   bool Name(int column, std::string_view& out, RowProblem& problem) const;  // not empty
 
  private:

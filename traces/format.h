@@ -23,7 +23,7 @@ namespace poolsim {
 
 // One row as the trace states it. Views are valid until the reader's next call.
 struct TraceRow {
-  TimePs time = 0;  // as in the file; for a format with `first_row_is_zero`, since the first row that was read (may be negative)
+  TraceTime time = 0;      // as in the file; for a format with `first_row_is_zero`, since an instant that the reader fixes
   std::string_view model;  // empty when the format has no model column
   std::string_view base;   // catalogue LLM behind the model; empty when the trace does not say
   std::int32_t prompt_tokens = 0;
@@ -33,6 +33,7 @@ struct TraceRow {
   std::int32_t block_tokens = 0;
   std::int64_t time_column = 1;  // where the time stands in the line, and its text, for messages
   std::string_view time_text;
+  std::int64_t line = 0;  // of the file; 0: the one that the LineReader gave last
 };
 
 // kFailed: a good row of a request that failed where the trace was taken; it is counted (SourceCounts) and left out.

@@ -176,6 +176,7 @@ LineReader::LineReader(const std::string& path, std::string name)
 
 LineReader::~LineReader() = default;
 
+// Makes room and appends what the file gives; false at its end.
 bool LineReader::Refill() {
   if (at_end_) return false;
   if (begin_ > 0) {
@@ -183,18 +184,14 @@ bool LineReader::Refill() {
     end_ -= begin_;
     begin_ = 0;
   }
-  if (end_ + kPadding == buffer_.size()) {
-    if (end_ > kMaxLine)
-      throw InputError(fmt::format("{}:{}:1: the line is longer than {} MiB", name_, line_number_ + 1, kMaxLine >> 20));
-    buffer_.resize(2 * end_ + kPadding);
-  }
+  if (end_ + kPadding == buffer_.size()) buffer_.resize(2 * end_ + kPadding);
   const std::size_t count = bytes_->Read(buffer_.data() + end_, buffer_.size() - kPadding - end_);
   end_ += count;
   at_end_ = count == 0;
   return count > 0;
 }
 
-bool LineReader::Read(std::string_view& line) {
+bool LineReader::Next(std::string_view& line) {
   std::size_t searched = 0;  // bytes from begin_ that hold no line end
   for (;;) {
     const char* first = buffer_.data() + begin_;
@@ -204,6 +201,8 @@ bool LineReader::Read(std::string_view& line) {
       length = static_cast<std::size_t>(static_cast<const char*>(found) - first);
     } else {
       searched = length;
+      if (length > kMaxLine)
+        throw InputError(fmt::format("{}:{}:1: the line is longer than {} MiB", name_, line_number_ + 1, kMaxLine >> 20));
       if (Refill()) continue;
       if (length == 0) return false;
       first = buffer_.data() + begin_;
@@ -216,15 +215,6 @@ bool LineReader::Read(std::string_view& line) {
   }
 }
 
-bool LineReader::Next(std::string_view& line) {
-  if (head_next_ < head_.size()) {
-    line = head_[head_next_++];
-    ++line_number_;
-    return true;
-  }
-  return Read(line);
-}
-
 bool LineReader::NextFilled(std::string_view& line) {
   while (Next(line)) {
     if (line.find_first_not_of(" \t") != std::string_view::npos) return true;
@@ -234,16 +224,28 @@ bool LineReader::NextFilled(std::string_view& line) {
 
 std::vector<std::string> LineReader::Head(int count) {
   std::vector<std::string> filled;
-  std::string_view line;
-  while (static_cast<int>(filled.size()) < count && Read(line)) {
-    std::string copy;
-    copy.reserve(line.size() + kPadding);
-    copy = line;
-    if (line.find_first_not_of(" \t") != std::string_view::npos) filled.push_back(copy);
-    head_.push_back(std::move(copy));
+  for (std::size_t at = 0; static_cast<int>(filled.size()) < count;) {  // offset from begin_ of the line that is looked at
+    const std::string_view rest(buffer_.data() + begin_ + at, end_ - begin_ - at);
+    const std::size_t length = rest.find('\n');
+    if (length == std::string_view::npos && at + rest.size() < kHead && Refill()) continue;
+    std::string_view line = rest.substr(0, length);
+    if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+    if (line.find_first_not_of(" \t") != std::string_view::npos) filled.emplace_back(line);
+    if (length == std::string_view::npos) break;
+    at += length + 1;
   }
-  line_number_ = 0;
   return filled;
+}
+
+std::vector<char> LineReader::TakeRest() {
+  while (Refill()) {
+  }
+  std::vector<char> rest = std::move(buffer_);
+  rest.resize(end_ + kPadding);
+  rest.erase(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(begin_));
+  buffer_.assign(kPadding, 0);
+  begin_ = end_ = 0;
+  return rest;
 }
 
 }  // namespace poolsim

@@ -20,6 +20,7 @@ class LineReader {
   static constexpr std::size_t kMaxLine = std::size_t{16} << 20;
   // Bytes that may be read (not used) behind a line; simdjson wants that.
   static constexpr std::size_t kPadding = 64;
+  static constexpr std::size_t kHead = std::size_t{1} << 20;
 
   // Opens `path`; messages call it `name`. Throws InputError.
   LineReader(const std::string& path, std::string name);
@@ -32,16 +33,18 @@ class LineReader {
   // As Next, passing over lines of blanks only.
   bool NextFilled(std::string_view& line);
 
-  // Copies of the first `count` lines that are not blank, or fewer. Next still begins with the first line. REQUIRES that Next was
-  // not called.
+  // Copies of the first `count` lines that are not blank, or fewer: as many as the file's first kHead bytes hold, the last cut
+  // when it is longer. Next still begins with the first line. REQUIRES that Next was not called.
   std::vector<std::string> Head(int count);
+
+  // The rest of the file, whatever its length, and kPadding bytes more. Lines cannot be read any more. Throws InputError.
+  std::vector<char> TakeRest();
 
   std::int64_t line_number() const { return line_number_; }  // of the line that Next gave, from 1; 0 before the first
   const std::string& name() const { return name_; }
 
  private:
   class Bytes;  // the file, decompressed
-  bool Read(std::string_view& line);
   bool Refill();
 
   std::string name_;
@@ -51,8 +54,6 @@ class LineReader {
   std::size_t begin_ = 0;
   std::size_t end_ = 0;
   bool at_end_ = false;
-  std::vector<std::string> head_;  // lines that Head read ahead
-  std::size_t head_next_ = 0;
 };
 
 }  // namespace poolsim

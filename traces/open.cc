@@ -34,13 +34,33 @@ struct AssignRule {
   }
 };
 
-// Rows of one file, checked and in order, with a model each.
+// A time of the trace; slices may lie beyond the reach of TimePs.
+TraceTime SliceTime(double seconds) { return static_cast<TraceTime>(seconds * 1e12 + 0.5); }
+
+// What RequestDetails views, kept for a row that has to wait.
+struct OwnedDetails {
+  std::string session;
+  std::vector<std::uint64_t> blocks;
+  std::int32_t block_tokens = 0;
+
+  void Take(const RequestDetails& details) {
+    session.assign(details.session);
+    blocks.assign(details.blocks.begin(), details.blocks.end());
+    block_tokens = details.block_tokens;
+  }
+  RequestDetails View() const { return {session, blocks, block_tokens}; }
+};
+
+// Rows of one file, checked and in order, with a model each, their time counted from workload.from_s. The trace may span more
+// than the clock's 106 days: rows before the slice all arrive at -1, rows behind it at kNever.
 class TraceSource final : public RequestSource {
  public:
   TraceSource(const SourceContext& context, const TraceFormatEntry& format, std::unique_ptr<LineReader> lines)
       : format_(format), lines_(std::move(lines)), skip_(context.workload->on_bad_row == "skip") {
     const WorkloadConfig& workload = *context.workload;
     reorder_ = PsFromSeconds(workload.reorder_s);
+    from_ = SliceTime(workload.from_s);
+    if (workload.to_s) to_ = SliceTime(*workload.to_s);
     if (format_.has_models) {
       if (!workload.model.empty())
         RefuseWorkload(context, "model", fmt::format("format \"{}\" names the model of each row", format_.name));
@@ -65,51 +85,86 @@ class TraceSource final : public RequestSource {
   }
 
   bool Next(RequestSpec& out) override {
+    TraceTime time = 0;
     if (reorder_ == 0) {
-      if (!Read(out)) return false;
-    } else if (!NextSorted(out)) {
+      if (!Read(out, time)) return false;
+    } else if (!NextSorted(out, time)) {
       return false;
     }
-    if (format_.first_row_is_zero) {
-      if (!origin_) origin_ = out.arrival;
-      out.arrival -= *origin_;
+    if (!origin_) origin_ = format_.first_row_is_zero ? time : 0;
+    time -= *origin_;
+    if (Late(time)) {  // only where a row that was sorted to the front moved the origin
+      throw InputError(
+          fmt::format("{}: a row arrives {:.0f} s after the earliest; allowed: 106 days (workload.from_s and to_s read "
+                      "a part of a longer trace)",
+                      lines_->name(), Seconds(time)));
     }
+    const TraceTime arrival = time - from_;
+    out.arrival = arrival < 0 ? -1 : arrival > kMaxTime ? kNever : static_cast<TimePs>(arrival);
     return true;
   }
 
+  const RequestDetails& details() const override { return details_; }
   const SourceCounts& counts() const override { return counts_; }
   const ModelNames& names() const override { return names_; }
 
  private:
   struct Waiting {
     std::int64_t row;
+    TraceTime time;
     RequestSpec spec;
+    std::int32_t slot;  // of owned_, or kNone
   };
-  static bool Later(const Waiting& a, const Waiting& b) {
-    return a.spec.arrival != b.spec.arrival ? a.spec.arrival > b.spec.arrival : a.row > b.row;
-  }
+  static bool Later(const Waiting& a, const Waiting& b) { return a.time != b.time ? a.time > b.time : a.row > b.row; }
 
-  // The next good row in the order of the file.
-  bool Read(RequestSpec& out) {
+  static double Seconds(TraceTime time) { return static_cast<double>(time) / 1e12; }
+
+  // Whether a row (its time counted from the origin) is neither before the end of the slice nor within the clock's reach.
+  bool Late(TraceTime time) const { return time - from_ > kMaxTime && !(to_ && time >= *to_); }
+
+  // The next good row in the order of the file, and its details.
+  bool Read(RequestSpec& out, TraceTime& time) {
     for (;;) {
       TraceRow row;
       RowProblem problem;
       const RowStatus status = reader_->Next(row, problem);
       if (status == RowStatus::kEnd) return false;
       const std::int64_t number = counts_.rows_read++;
-      if (status == RowStatus::kRow && Accept(row, number, out, problem)) return true;
-      const std::string message =
-          fmt::format("{}:{}:{}: {}", lines_->name(), lines_->line_number(), problem.column, problem.what);
+      if (status == RowStatus::kFailed) {
+        ++counts_.rows_failed;
+        continue;
+      }
+      if (status == RowStatus::kRow && Accept(row, number, out, problem)) {
+        time = row.time;
+        details_ = {row.session, row.blocks, row.block_tokens};
+        return true;
+      }
+      const std::string message = fmt::format(
+          "{}:{}:{}: {}", lines_->name(), problem.line != 0 ? problem.line : lines_->line_number(), problem.column, problem.what);
       if (!skip_) throw InputError(message);
       if (counts_.rows_skipped++ == 0) counts_.first_skipped = message;
     }
   }
 
   bool Accept(const TraceRow& row, std::int64_t number, RequestSpec& out, RowProblem& problem) {
-    if (latest_ && row.time < *latest_ - reorder_) {
-      problem = {row.time_column, fmt::format("{}: the time goes back by {} s, more than reorder_s = {}", Quoted(row.time_text),
-                                              ToSeconds(*latest_ - row.time), ToSeconds(reorder_))};
+    const auto refuse = [&](std::int64_t column, std::string what) {
+      problem = {column, std::move(what), row.line};
       return false;
+    };
+    if (latest_ && row.time < *latest_ - reorder_) {
+      return refuse(row.time_column, fmt::format("{}: the time goes back by {} s, more than reorder_s = {}",
+                                                 Quoted(row.time_text), Seconds(*latest_ - row.time), ToSeconds(reorder_)));
+    }
+    const TraceTime first = !format_.first_row_is_zero ? 0 : first_ ? std::min(*first_, row.time) : row.time;
+    if (Late(row.time - first)) {
+      return refuse(
+          row.time_column,
+          fmt::format("{} is out of range: more than 106 days after {} (workload.from_s and to_s read a part of a longer "
+                      "trace)",
+                      Quoted(row.time_text),
+                      from_ != 0                  ? "from_s"
+                      : format_.first_row_is_zero ? "the first row"
+                                                  : "0"));
     }
     if (row.model.empty()) {
       out.model =
@@ -120,25 +175,27 @@ class TraceSource final : public RequestSource {
       bool agrees = true;
       out.model = names_.Intern(row.model, row.base, &agrees);
       if (!agrees) {
-        const std::string& first = names_.models()[static_cast<std::size_t>(out.model)].base;
-        problem = {1, fmt::format("model {} has base {} here and {} where it first appeared", Quoted(row.model), Quoted(row.base),
-                                  first.empty() ? "none" : Quoted(first))};
-        return false;
+        const std::string& known = names_.models()[static_cast<std::size_t>(out.model)].base;
+        return refuse(1, fmt::format("model {} has base {} here and {} where it first appeared", Quoted(row.model),
+                                     Quoted(row.base), known.empty() ? "none" : Quoted(known)));
       }
     }
-    out.arrival = row.time;
     out.prompt_tokens = row.prompt_tokens;
     out.output_tokens = row.output_tokens;
+    first_ = first;
     latest_ = latest_ ? std::max(*latest_, row.time) : row.time;
     return true;
   }
 
-  bool NextSorted(RequestSpec& out) {
+  bool NextSorted(RequestSpec& out, TraceTime& time) {
+    if (given_ != kNone) free_.push_back(given_);
+    given_ = kNone;
     // A row may leave when no later row of the file can come before it.
-    while (!at_end_ && (waiting_.empty() || waiting_.front().spec.arrival > *latest_ - reorder_)) {
+    while (!at_end_ && (waiting_.empty() || waiting_.front().time > *latest_ - reorder_)) {
       Waiting next;
       next.row = counts_.rows_read;
-      if (Read(next.spec)) {
+      if (Read(next.spec, next.time)) {
+        next.slot = Keep();
         waiting_.push_back(next);
         std::push_heap(waiting_.begin(), waiting_.end(), Later);
       } else {
@@ -148,8 +205,24 @@ class TraceSource final : public RequestSource {
     if (waiting_.empty()) return false;
     std::pop_heap(waiting_.begin(), waiting_.end(), Later);
     out = waiting_.back().spec;
+    time = waiting_.back().time;
+    given_ = waiting_.back().slot;
+    details_ = given_ == kNone ? RequestDetails() : owned_[static_cast<std::size_t>(given_)].View();
     waiting_.pop_back();
     return true;
+  }
+
+  // Copies details_ for a row that waits; kNone when there is nothing to copy.
+  std::int32_t Keep() {
+    if (details_.session.empty() && details_.blocks.empty()) return kNone;
+    if (free_.empty()) {
+      free_.push_back(static_cast<std::int32_t>(owned_.size()));
+      owned_.emplace_back();
+    }
+    const std::int32_t slot = free_.back();
+    free_.pop_back();
+    owned_[static_cast<std::size_t>(slot)].Take(details_);
+    return slot;
   }
 
   const TraceFormatEntry& format_;
@@ -157,9 +230,16 @@ class TraceSource final : public RequestSource {
   std::unique_ptr<TraceReader> reader_;
   bool skip_;
   TimePs reorder_ = 0;
-  std::optional<TimePs> latest_;  // of the good rows so far
-  std::optional<TimePs> origin_;
+  TraceTime from_ = 0;
+  std::optional<TraceTime> to_;
+  std::optional<TraceTime> first_;   // the earliest of the good rows so far; 0 where times are kept as they are
+  std::optional<TraceTime> latest_;  // of the good rows so far
+  std::optional<TraceTime> origin_;  // what the times of the file are counted from
+  RequestDetails details_;
   std::vector<Waiting> waiting_;  // a heap, earliest first
+  std::vector<OwnedDetails> owned_;
+  std::vector<std::int32_t> free_;  // slots of owned_
+  std::int32_t given_ = kNone;      // slot of the row that Next gave last
   bool at_end_ = false;
   DiscreteTable deal_;  // empty: one model
   std::uint64_t deal_key_ = 0;
@@ -180,26 +260,35 @@ std::optional<TimePs> Scale(TimePs x, double factor) {
   return static_cast<TimePs>(rounded);
 }
 
+// What a ScaledSource does to another source.
+struct Scaling {
+  std::string scenario_file;  // for messages
+  TimePs from = 0;            // of the other source's time, as is `to`
+  TimePs to = kNever;
+  double time_scale = 1;
+  double rate_scale = 1;
+  std::uint64_t key = 0;  // of the random stream
+};
+
 // A slice of another source, thinned or repeated, with time stretched.
 //
 // rate_scale r below 1 keeps a row when a hash of its number is below r, so the rows kept at a lower rate are among those kept at
 // a higher. Above 1 a row stands for floor(r) requests, and one more with probability r - floor(r), by the same hash: the first
 // at its time, the others anywhere between it and the next row. So rates scale at every time scale, and repeats do not arrive as
-// batches unless rows of the trace do. Copies of the last row arrive with it.
+// batches unless rows of the trace do. Copies of the last row arrive with it. Copies keep the session and the blocks of their
+// row.
 class ScaledSource final : public RequestSource {
  public:
-  ScaledSource(const SourceContext& context, std::unique_ptr<RequestSource> inner, double rate_scale)
-      : inner_(std::move(inner)),
-        scenario_file_(context.scenario_file),
-        from_(PsFromSeconds(context.workload->from_s)),
-        to_(context.workload->to_s ? PsFromSeconds(*context.workload->to_s) : kNever),
-        time_scale_(context.workload->time_scale),
-        key_(Hash64("rate_scale", context.seed)),
-        copies_(static_cast<std::int64_t>(rate_scale)),
-        part_(rate_scale - static_cast<double>(copies_)) {}
+  ScaledSource(const Scaling& scaling, std::unique_ptr<RequestSource> inner)
+      : scaling_(scaling),
+        inner_(std::move(inner)),
+        copies_(static_cast<std::int64_t>(scaling.rate_scale)),
+        part_(scaling.rate_scale - static_cast<double>(copies_)) {}
 
   bool Next(RequestSpec& out) override {
-    if (copies_ == 0) {
+    if (scaling_.rate_scale == 1) {
+      if (!Pull(out)) return false;
+    } else if (copies_ == 0) {
       do {
         if (!Pull(out)) return false;
       } while (!(Chance(row_) < part_));
@@ -208,46 +297,63 @@ class ScaledSource final : public RequestSource {
       out = current_;
       out.arrival = times_[next_copy_++];
     }
-    if (time_scale_ != 1) {
-      const std::optional<TimePs> scaled = Scale(out.arrival, time_scale_);
+    if (scaling_.time_scale != 1) {
+      const std::optional<TimePs> scaled = Scale(out.arrival, scaling_.time_scale);
       if (!scaled) {
-        throw InputError(fmt::format("{}: /workload/time_scale: at {} request {} of the trace would arrive after 106 days",
-                                     scenario_file_, time_scale_, row_));
+        throw InputError(fmt::format("{}: /workload/time_scale: at {} the request at {} s would arrive after 106 days",
+                                     scaling_.scenario_file, scaling_.time_scale, ToSeconds(out.arrival)));
       }
       out.arrival = *scaled;
     }
     return true;
   }
 
+  const RequestDetails& details() const override {
+    return copies_ == 0 || scaling_.rate_scale == 1 ? inner_->details() : details_;
+  }
   const SourceCounts& counts() const override { return inner_->counts(); }
   const ModelNames& names() const override { return inner_->names(); }
 
+  // Slicing and stretching treat every row alike; thinning goes by the number of a row among all.
+  std::unique_ptr<RequestSource> Split(std::span<const std::int32_t> models) const override {
+    if (scaling_.rate_scale != 1) return nullptr;
+    std::unique_ptr<RequestSource> part = inner_->Split(models);
+    return part == nullptr ? nullptr : std::make_unique<ScaledSource>(scaling_, std::move(part));
+  }
+
  private:
-  double Chance(std::int64_t row) const { return ToUniform01(HashAt(key_, static_cast<std::uint64_t>(row))); }
+  double Chance(std::int64_t row) const { return ToUniform01(HashAt(scaling_.key, static_cast<std::uint64_t>(row))); }
 
   // The next row of the slice, its time counted from the start of the slice.
   bool Pull(RequestSpec& out) {
     while (!ended_ && inner_->Next(out)) {
       ++row_;
-      if (out.arrival >= to_) break;
-      if (out.arrival < from_) continue;
-      out.arrival -= from_;
+      if (out.arrival >= scaling_.to) break;
+      if (out.arrival < scaling_.from) continue;
+      out.arrival -= scaling_.from;
       return true;
     }
     ended_ = true;
     return false;
   }
 
+  void PullAhead() {
+    has_ahead_ = Pull(ahead_);
+    if (has_ahead_) ahead_details_.Take(inner_->details());
+  }
+
   // Fills times_ with the arrivals that the next row stands for.
   bool Repeat() {
-    if (row_ == 0) has_ahead_ = Pull(ahead_);
+    if (row_ == 0) PullAhead();
     if (!has_ahead_) return false;
     current_ = ahead_;
+    std::swap(current_details_, ahead_details_);
+    details_ = current_details_.View();
     const std::int64_t row = row_;
-    has_ahead_ = Pull(ahead_);
+    PullAhead();
     const TimePs gap = has_ahead_ ? ahead_.arrival - current_.arrival : 0;
     const std::int64_t count = copies_ + (Chance(row) < part_ ? 1 : 0);
-    const std::uint64_t key = HashAt(key_ + 1, static_cast<std::uint64_t>(row));
+    const std::uint64_t key = HashAt(scaling_.key + 1, static_cast<std::uint64_t>(row));
     times_.assign(1, current_.arrival);
     for (std::int64_t i = 1; i < count; ++i) {
       const auto offset =
@@ -259,18 +365,17 @@ class ScaledSource final : public RequestSource {
     return true;
   }
 
+  Scaling scaling_;
   std::unique_ptr<RequestSource> inner_;
-  std::string scenario_file_;
-  TimePs from_;
-  TimePs to_;
-  double time_scale_;
-  std::uint64_t key_;
   std::int64_t copies_;  // of every row; 0: rows are kept with probability part_
   double part_;
   std::int64_t row_ = 0;  // number of the row pulled last, from 1, counted from the start of the trace
   bool ended_ = false;
   RequestSpec current_;
   RequestSpec ahead_;
+  OwnedDetails current_details_;
+  OwnedDetails ahead_details_;
+  RequestDetails details_;  // of current_
   bool has_ahead_ = false;
   std::vector<TimePs> times_;  // of the copies of current_
   std::size_t next_copy_ = 0;
@@ -336,10 +441,16 @@ std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context) {
     RefuseWorkload(context, "to_s", fmt::format("{} is not after from_s = {}", *workload.to_s, workload.from_s));
   }
   const bool trace = workload.source.empty();
-  std::unique_ptr<RequestSource> source = trace ? OpenTrace(context) : OpenGenerator(context);
-  const double rate_scale = trace ? workload.rate_scale : 1;
-  if (workload.from_s == 0 && !workload.to_s && workload.time_scale == 1 && rate_scale == 1) return source;
-  return std::make_unique<ScaledSource>(context, std::move(source), rate_scale);
+  if (workload.from_s == 0 && !workload.to_s && workload.time_scale == 1 && (!trace || workload.rate_scale == 1))
+    return trace ? OpenTrace(context) : OpenGenerator(context);
+  const auto clamp = [](TraceTime time) { return time > kMaxTime ? kNever : static_cast<TimePs>(time); };
+  Scaling scaling{.scenario_file = context.scenario_file,
+                  .from = trace ? 0 : clamp(SliceTime(workload.from_s)),  // a TraceSource counts from there already
+                  .time_scale = workload.time_scale,
+                  .rate_scale = trace ? workload.rate_scale : 1,  // generators scale their rates
+                  .key = Hash64("rate_scale", context.seed)};
+  if (workload.to_s) scaling.to = clamp(SliceTime(*workload.to_s) - (trace ? SliceTime(workload.from_s) : 0));
+  return std::make_unique<ScaledSource>(scaling, trace ? OpenTrace(context) : OpenGenerator(context));
 }
 
 Json FormatListing() {

@@ -15,7 +15,8 @@ class PoolsimReader final : public TraceReader {
         model_(table_.Require("model")),
         base_(table_.Find("base")),
         prompt_(table_.Require("prompt_tokens")),
-        output_(table_.Require("output_tokens")) {}
+        output_(table_.Require("output_tokens")),
+        session_(table_.Find("session")) {}
 
   RowStatus Next(TraceRow& row, RowProblem& problem) override {
     const CsvTable::Status status = table_.Next(problem);
@@ -25,6 +26,7 @@ class PoolsimReader final : public TraceReader {
       return RowStatus::kBad;
     }
     row.base = base_ == kNone ? std::string_view() : table_.Text(base_);
+    row.session = session_ == kNone ? std::string_view() : table_.Text(session_);
     row.time_column = table_.ColumnOf(arrival_);
     row.time_text = table_.Text(arrival_);
     return RowStatus::kRow;
@@ -37,6 +39,7 @@ class PoolsimReader final : public TraceReader {
   int base_;
   int prompt_;
   int output_;
+  int session_;
 };
 
 const Register<TraceFormatEntry> kRegistered{{
