@@ -14,6 +14,7 @@
 #include "sim/ids.h"
 #include "sim/rng.h"
 #include "traces/format.h"
+#include "traces/ptrace.h"
 
 namespace poolsim {
 
@@ -305,6 +306,7 @@ std::unique_ptr<RequestSource> OpenTrace(const SourceContext& context) {
     RefuseWorkload(context, "path", fmt::format("no file {} (looked for {})", Quoted(workload.path), path.string()));
   }
   if (std::filesystem::is_directory(path, error)) RefuseWorkload(context, "path", fmt::format("{} is a folder", path.string()));
+  if (workload.format == "ptrace" || IsPtrace(path.string())) return OpenPtraceWorkload(context, path.string());
   auto lines = std::make_unique<LineReader>(path.string(), path.string());
   const TraceFormatEntry& format = FindFormat(context, *lines);
   return std::make_unique<TraceSource>(context, format, std::move(lines));
@@ -320,6 +322,7 @@ std::unique_ptr<RequestSource> OpenGenerator(const SourceContext& context) {
   if (!workload.model.empty()) refuse("model");
   if (!workload.assign.is_null()) refuse("assign");
   if (workload.reorder_s != 0) refuse("reorder_s");
+  if (!workload.cache.empty()) refuse("cache");
   return entry->create(context);
 }
 
@@ -336,7 +339,10 @@ std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context) {
     RefuseWorkload(context, "to_s", fmt::format("{} is not after from_s = {}", *workload.to_s, workload.from_s));
   }
   const bool trace = workload.source.empty();
-  std::unique_ptr<RequestSource> source = trace ? OpenTrace(context) : OpenGenerator(context);
+  const auto open_trace = [&context] { return OpenTrace(context); };
+  std::unique_ptr<RequestSource> source = !trace                   ? OpenGenerator(context)
+                                          : workload.cache.empty() ? open_trace()
+                                                                   : OpenThroughCache(context, open_trace);
   const double rate_scale = trace ? workload.rate_scale : 1;
   if (workload.from_s == 0 && !workload.to_s && workload.time_scale == 1 && rate_scale == 1) return source;
   return std::make_unique<ScaledSource>(context, std::move(source), rate_scale);
@@ -349,6 +355,7 @@ Json FormatListing() {
   };
   for (const SourceEntry& entry : Registry<SourceEntry>::Get().entries()) add(entry, "generator");
   for (const TraceFormatEntry& entry : Registry<TraceFormatEntry>::Get().entries()) add(entry, "trace");
+  rows.push_back(Json{{"name", "ptrace"}, {"kind", "trace"}, {"help", kPtraceHelp}, {"example", "(binary)"}});
   return rows;
 }
 
