@@ -52,7 +52,9 @@ void PutFixed(std::string& out, Word value) {
   for (std::size_t i = 0; i < sizeof(Word); ++i) out += static_cast<char>(static_cast<Byte>(value >> (8 * i)));
 }
 
-std::uint64_t Zigzag(std::int64_t value) { return (static_cast<std::uint64_t>(value) << 1) ^ static_cast<std::uint64_t>(value >> 63); }
+std::uint64_t Zigzag(std::int64_t value) {
+  return (static_cast<std::uint64_t>(value) << 1) ^ static_cast<std::uint64_t>(value >> 63);
+}
 std::int64_t Unzigzag(std::uint64_t value) { return static_cast<std::int64_t>((value >> 1) ^ (0 - (value & 1))); }
 
 std::uint64_t LoadWord(const Byte* at) {
@@ -229,8 +231,7 @@ class PtraceFile {
   std::string_view View(std::size_t at, std::size_t size) const { return {reinterpret_cast<const char*>(data_ + at), size}; }
 
   void Read() {
-    if (size_ < kMagic.size() || View(0, kMagic.size()) != kMagic)
-      throw InputError(fmt::format("{}: is no .ptrace", path_));
+    if (size_ < kMagic.size() || View(0, kMagic.size()) != kMagic) throw InputError(fmt::format("{}: is no .ptrace", path_));
     if (size_ < kHeaderBytes + kTrailerBytes) throw Damage{"it is cut short"};
     const auto version = static_cast<std::uint32_t>(LoadWord(data_ + kMagic.size()));
     if (version != kVersion) {
@@ -288,12 +289,14 @@ class PtraceFile {
       BlockPlace block{};
       const std::uint64_t room = footer_at_ - end;
       block.offset = end + footer.Varint(room, "a block lies outside the file");
-      block.size = static_cast<std::uint32_t>(footer.Varint(
-          std::min<std::uint64_t>(footer_at_ - block.offset, std::numeric_limits<std::uint32_t>::max()), "a block lies outside the file"));
+      block.size = static_cast<std::uint32_t>(
+          footer.Varint(std::min<std::uint64_t>(footer_at_ - block.offset, std::numeric_limits<std::uint32_t>::max()),
+                        "a block lies outside the file"));
       block.rows = static_cast<std::uint32_t>(footer.Varint(PtraceWriter::kBlockRows, "a block is too large"));
-      block.first = last + static_cast<TimePs>(footer.Varint(static_cast<std::uint64_t>(kMaxTime - last), "a time is out of range"));
-      block.last = block.first +
-                   static_cast<TimePs>(footer.Varint(static_cast<std::uint64_t>(kMaxTime - block.first), "a time is out of range"));
+      block.first =
+          last + static_cast<TimePs>(footer.Varint(static_cast<std::uint64_t>(kMaxTime - last), "a time is out of range"));
+      block.last = block.first + static_cast<TimePs>(
+                                     footer.Varint(static_cast<std::uint64_t>(kMaxTime - block.first), "a time is out of range"));
       block.checksum = footer.Fixed64();
       if (block.rows == 0) throw Damage{"a block is empty"};
       end = block.offset + block.size;
@@ -338,7 +341,8 @@ class Cursor {
     room_ -= units;
     arrival_ += static_cast<TimePs>(units) * unit_;
     rank_ = ranks_.end == nullptr ? 0 : ranks_.Varint();
-    if (--left_ == 0 && (room_ != 0 || arrivals_.left() != 0 || ranks_.left() != 0)) throw Damage{"a block contradicts its directory"};
+    if (--left_ == 0 && (room_ != 0 || arrivals_.left() != 0 || ranks_.left() != 0))
+      throw Damage{"a block contradicts its directory"};
     return true;
   }
 
@@ -404,7 +408,8 @@ class Cursor {
     sessions_ = (flags & kSessions) != 0 ? rest.Take(sizes[4], kTooLong) : Span();
     hashes_ = (flags & kHashes) != 0 ? rest : Span();
     if ((flags & kHashes) != 0)
-      block_tokens_ = static_cast<std::int32_t>(hashes_.Varint(static_cast<std::uint64_t>(kMaxTokens), "a length is out of range"));
+      block_tokens_ =
+          static_cast<std::int32_t>(hashes_.Varint(static_cast<std::uint64_t>(kMaxTokens), "a length is out of range"));
     texts_.clear();
     detailed_ = (flags & (kSessions | kHashes)) != 0;
     unit_ = 1;
@@ -651,9 +656,9 @@ std::unique_ptr<RequestSource> OpenThroughCache(const SourceContext& context,
       // Of another version, or damaged: made anew.
     }
     if (file && file->source().empty()) {
-      RefuseWorkload(context, "cache",
-                     fmt::format("{} was made by `poolsim trace`, not by a run; name it as path, or another file as cache",
-                                 cache.string()));
+      RefuseWorkload(
+          context, "cache",
+          fmt::format("{} was made by `poolsim trace`, not by a run; name it as path, or another file as cache", cache.string()));
     }
     if (file && file->source() == identity) return Whole(std::move(file));
   }
@@ -769,7 +774,8 @@ void PtraceWriter::WriteBlock(Model& model) {
   if (!block.has_sessions) block.session.clear();
   std::string& out = scratch_;
   out.clear();
-  PutVarint(out, (block.has_ranks ? kRanks : 0u) | (block.has_sessions ? kSessions : 0u) | (block.block_tokens != 0 ? kHashes : 0u));
+  PutVarint(out,
+            (block.has_ranks ? kRanks : 0u) | (block.has_sessions ? kSessions : 0u) | (block.block_tokens != 0 ? kHashes : 0u));
   PutVarint(out, digits);
   const std::string_view columns[kColumns] = {arrival, block.prompt, block.output, block.rank, block.session};
   for (const std::string_view column : columns) PutVarint(out, column.size());
