@@ -364,6 +364,7 @@ Json SourceParamsSchema(const std::string& name) {
   if (const TraceFormatEntry* entry = Registry<TraceFormatEntry>::Get().Find(name)) {
     return SchemaOfFields(entry->params ? entry->params : [](Fields&) {});
   }
+  if (name == "ptrace") return SchemaOfFields([](Fields&) {});
   std::vector<std::string> known = Registry<SourceEntry>::Get().Names();
   for (const std::string& format : Registry<TraceFormatEntry>::Get().Names()) known.push_back(format);
   throw InputError(UnknownName("source or trace format", name, known));
