@@ -62,6 +62,9 @@ void WorkloadConfig::Describe(Fields& f) {
   f.Real("time_scale", time_scale, "multiplies arrival times, after slicing; 2 halves the request rate", 1e-6, 1e6);
   f.Real("reorder_s", reorder_s, "rows of a trace that are late by up to this [s] are sorted in passing", 0, kMaxSeconds);
   f.Choice("on_bad_row", on_bad_row, "what a bad row of a trace does: fail stops, skip counts and reports it", {"fail", "skip"});
+  f.Text("cache", cache,
+         "file (.ptrace), relative to the scenario's folder: made from path where it is not there or not up to date, and read "
+         "instead of it");
 }
 
 }  // namespace poolsim

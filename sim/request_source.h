@@ -102,6 +102,7 @@ struct WorkloadConfig {
   double time_scale = 1;            // multiplies all arrival times, after slicing
   double reorder_s = 0;             // rows out of order by up to this are sorted in passing
   std::string on_bad_row = "fail";  // fail | skip
+  std::string cache;                // .ptrace made from the trace by the first run, and read instead of it by the next
   void Describe(Fields& f);
 };
 

@@ -14,6 +14,7 @@
 #include "sim/ids.h"
 #include "sim/rng.h"
 #include "traces/format.h"
+#include "traces/ptrace.h"
 
 namespace poolsim {
 
@@ -410,6 +411,7 @@ std::unique_ptr<RequestSource> OpenTrace(const SourceContext& context) {
     RefuseWorkload(context, "path", fmt::format("no file {} (looked for {})", Quoted(workload.path), path.string()));
   }
   if (std::filesystem::is_directory(path, error)) RefuseWorkload(context, "path", fmt::format("{} is a folder", path.string()));
+  if (workload.format == "ptrace" || IsPtrace(path.string())) return OpenPtraceWorkload(context, path.string());
   auto lines = std::make_unique<LineReader>(path.string(), path.string());
   const TraceFormatEntry& format = FindFormat(context, *lines);
   return std::make_unique<TraceSource>(context, format, std::move(lines));
@@ -425,6 +427,7 @@ std::unique_ptr<RequestSource> OpenGenerator(const SourceContext& context) {
   if (!workload.model.empty()) refuse("model");
   if (!workload.assign.is_null()) refuse("assign");
   if (workload.reorder_s != 0) refuse("reorder_s");
+  if (!workload.cache.empty()) refuse("cache");
   return entry->create(context);
 }
 
@@ -441,16 +444,33 @@ std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context) {
     RefuseWorkload(context, "to_s", fmt::format("{} is not after from_s = {}", *workload.to_s, workload.from_s));
   }
   const bool trace = workload.source.empty();
-  if (workload.from_s == 0 && !workload.to_s && workload.time_scale == 1 && (!trace || workload.rate_scale == 1))
-    return trace ? OpenTrace(context) : OpenGenerator(context);
+  const TraceTime from = SliceTime(workload.from_s);
+  std::unique_ptr<RequestSource> source;
+  TraceTime counted_from = 0;
+  if (!trace) {
+    source = OpenGenerator(context);
+  } else if (workload.cache.empty()) {
+    source = OpenTrace(context);
+    if (dynamic_cast<const TraceSource*>(source.get()) != nullptr) counted_from = from;
+  } else {
+    // The whole trace is kept, whatever part of it is asked for now.
+    WorkloadConfig whole = workload;
+    whole.from_s = 0;
+    whole.to_s.reset();
+    SourceContext all = context;
+    all.workload = &whole;
+    source = OpenThroughCache(context, [&all] { return OpenTrace(all); });
+  }
+  const double rate_scale = trace ? workload.rate_scale : 1;  // generators scale their rates
+  if (workload.from_s == 0 && !workload.to_s && workload.time_scale == 1 && rate_scale == 1) return source;
   const auto clamp = [](TraceTime time) { return time > kMaxTime ? kNever : static_cast<TimePs>(time); };
   Scaling scaling{.scenario_file = context.scenario_file,
-                  .from = trace ? 0 : clamp(SliceTime(workload.from_s)),  // a TraceSource counts from there already
+                  .from = clamp(from - counted_from),
                   .time_scale = workload.time_scale,
-                  .rate_scale = trace ? workload.rate_scale : 1,  // generators scale their rates
+                  .rate_scale = rate_scale,
                   .key = Hash64("rate_scale", context.seed)};
-  if (workload.to_s) scaling.to = clamp(SliceTime(*workload.to_s) - (trace ? SliceTime(workload.from_s) : 0));
-  return std::make_unique<ScaledSource>(scaling, trace ? OpenTrace(context) : OpenGenerator(context));
+  if (workload.to_s) scaling.to = clamp(SliceTime(*workload.to_s) - counted_from);
+  return std::make_unique<ScaledSource>(scaling, std::move(source));
 }
 
 Json FormatListing() {
@@ -460,6 +480,7 @@ Json FormatListing() {
   };
   for (const SourceEntry& entry : Registry<SourceEntry>::Get().entries()) add(entry, "generator");
   for (const TraceFormatEntry& entry : Registry<TraceFormatEntry>::Get().entries()) add(entry, "trace");
+  rows.push_back(Json{{"name", "ptrace"}, {"kind", "trace"}, {"help", kPtraceHelp}, {"example", "(binary)"}});
   return rows;
 }
 
@@ -468,6 +489,7 @@ Json SourceParamsSchema(const std::string& name) {
   if (const TraceFormatEntry* entry = Registry<TraceFormatEntry>::Get().Find(name)) {
     return SchemaOfFields(entry->params ? entry->params : [](Fields&) {});
   }
+  if (name == "ptrace") return SchemaOfFields([](Fields&) {});
   std::vector<std::string> known = Registry<SourceEntry>::Get().Names();
   for (const std::string& format : Registry<TraceFormatEntry>::Get().Names()) known.push_back(format);
   throw InputError(UnknownName("source or trace format", name, known));

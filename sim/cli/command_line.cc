@@ -130,6 +130,7 @@ int RunCommandLine(int argc, char** argv) {
   AddRunCommand(app, invocation);
   AddCompareCommand(app, invocation);
   AddCalibrateCommand(app, invocation);
+  AddTraceCommand(app, invocation);
   AddListCommand(app, invocation);
   AddLlmsCommand(app, invocation);
   AddSchemaCommand(app, invocation);

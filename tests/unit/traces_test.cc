@@ -279,7 +279,8 @@ TEST_CASE("Every format has a sample, a help line and an example, and claims its
     CHECK(entry.schema()["properties"].is_object());
   }
   const Json listing = FormatListing();
-  CHECK(listing.size() == Registry<TraceFormatEntry>::Get().entries().size() + Registry<SourceEntry>::Get().entries().size());
+  CHECK(listing.size() ==
+        Registry<TraceFormatEntry>::Get().entries().size() + Registry<SourceEntry>::Get().entries().size() + 1);  // and .ptrace
   for (const Json& row : listing) {
     CHECK((row["kind"] == "trace" || row["kind"] == "generator"));
     CHECK(SourceParamsSchema(row["name"].get<std::string>()).is_object());
