@@ -189,17 +189,6 @@ const LlmSpec& LlmByName(std::string_view name) {
   return IsFile(name) ? files.Read(name, ReadLlmFile) : ByName(Llms(), "LLM", "llms", name);
 }
 
-std::vector<EmbeddedFile> EmbeddedIn(std::string_view folder) {
-  std::vector<EmbeddedFile> files;
-  for (const EmbeddedFile& file : EmbeddedFiles()) {
-    if (file.path.substr(0, folder.size()) == folder && file.path.find('/', folder.size()) == std::string_view::npos) {
-      files.push_back(file);
-    }
-  }
-  std::sort(files.begin(), files.end(), [](const EmbeddedFile& a, const EmbeddedFile& b) { return a.path < b.path; });
-  return files;
-}
-
 GpuFacts FindGpu(const std::string& name) {
   const GpuSpec& gpu = GpuByName(name);
   return {.name = gpu.name,

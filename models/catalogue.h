@@ -1,5 +1,5 @@
 // The catalogue: what GPUs and LLMs are, as data. One file per entry under models/gpus/ and models/llms/, compiled into the
-// executable (models/embedded.h), read once, on first use, by any thread, and immutable from then on.
+// executable (sim/embedded.h), read once, on first use, by any thread, and immutable from then on.
 //
 // Names are compared without regard to case; '-', '_', '.', and a blank are one separator; what stands before the last '/'
 // (the organisation in a Hugging Face name) is dropped. So "Qwen/Qwen2.5-7B", "qwen2_5_7b" and "qwen2.5-7b" are one name. An
@@ -12,9 +12,9 @@
 #include <string_view>
 #include <vector>
 
-#include "models/embedded.h"
 #include "models/gpu_spec.h"
 #include "models/llm_spec.h"
+#include "sim/embedded.h"
 
 namespace poolsim {
 
@@ -32,8 +32,5 @@ const LlmSpec& LlmByName(std::string_view name);
 // Whether `name` is the entry's name or one of its aliases: how a profile's rows find entries from files too.
 bool IsCalled(const GpuSpec& gpu, std::string_view name);
 bool IsCalled(const LlmSpec& llm, std::string_view name);
-
-// Embedded files directly below `folder` ("models/profiles/"), ordered by path.
-std::vector<EmbeddedFile> EmbeddedIn(std::string_view folder);
 
 }  // namespace poolsim

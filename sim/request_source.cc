@@ -48,6 +48,7 @@ void WorkloadConfig::Describe(Fields& f) {
   f.Text("path", path, "trace file, plain, .gz or .zst, relative to the scenario's folder; this or source");
   f.Text("source", source, "generator of requests, such as poisson (`poolsim list formats`); this or path");
   f.Any("params", params, "parameters of the generator, or of a trace format that takes some (vidur: {rate: r})");
+  f.Any("market", market, "a market of models: the params of the generator market; this, path or source");
   f.Text("model", model, "model of every request of a trace that names none; default \"model\"");
   f.Any("assign", assign,
         "{zipf: s, models: n}: deals the requests of a trace that names no model over model_0000 (the hottest) to n - 1");

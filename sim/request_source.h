@@ -88,12 +88,13 @@ class RequestSource {
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Settings of `workload` in a scenario. Exactly one of `path` and `source` says where requests come from.
+// Settings of `workload` in a scenario. Exactly one of `path`, `source` and `market` says where requests come from.
 struct WorkloadConfig {
   std::string format = "auto";      // a registered trace format; auto: found from the header or first line
   std::string path;                 // trace file, plain, .gz or .zst; relative to the scenario's folder
   std::string source;               // a registered generator, such as "poisson"
   Json params = Json::object();     // the generator's own block, or the trace format's
+  Json market;                      // the generator "market" by its params alone
   std::string model;                // model of a trace without a model column
   Json assign;                      // {zipf: s, models: n}: deals rows without a model over n models, "model_0000" the hottest
   double from_s = 0;                // drop earlier rows; times are then counted from here

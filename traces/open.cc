@@ -420,7 +420,7 @@ std::unique_ptr<RequestSource> OpenTrace(const SourceContext& context) {
 std::unique_ptr<RequestSource> OpenGenerator(const SourceContext& context) {
   const WorkloadConfig& workload = *context.workload;
   const auto& registry = Registry<SourceEntry>::Get();
-  const SourceEntry* entry = registry.Find(workload.source);
+  const SourceEntry* entry = registry.Find(workload.market.is_null() ? workload.source : "market");
   if (entry == nullptr) RefuseWorkload(context, "source", UnknownName("source", workload.source, registry.Names()));
   const auto refuse = [&](const char* key) { RefuseWorkload(context, key, "goes with a trace (path), not with a source"); };
   if (workload.format != "auto") refuse("format");
@@ -435,15 +435,17 @@ std::unique_ptr<RequestSource> OpenGenerator(const SourceContext& context) {
 
 std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context) {
   const WorkloadConfig& workload = *context.workload;
-  if (workload.path.empty() == workload.source.empty()) {
-    RefuseWorkload(context, "path",
-                   fmt::format("{}; expected exactly one of path (a trace file) and source (a generator)",
-                               workload.path.empty() ? "neither path nor source is given" : "path and source are both given"));
+  const int given = (workload.path.empty() ? 0 : 1) + (workload.source.empty() ? 0 : 1) + (workload.market.is_null() ? 0 : 1);
+  if (given != 1) {
+    RefuseWorkload(
+        context, "path",
+        fmt::format("{} given; expected exactly one of path (a trace file), source (a generator) and market",
+                    given == 0 ? "neither path nor source nor market is" : "more than one of path, source and market is"));
   }
   if (workload.to_s && *workload.to_s <= workload.from_s) {
     RefuseWorkload(context, "to_s", fmt::format("{} is not after from_s = {}", *workload.to_s, workload.from_s));
   }
-  const bool trace = workload.source.empty();
+  const bool trace = !workload.path.empty();
   const TraceTime from = SliceTime(workload.from_s);
   std::unique_ptr<RequestSource> source;
   TraceTime counted_from = 0;

@@ -14,7 +14,9 @@ namespace {
 constexpr double kMaxRate = 1e9;  // requests per second of one model
 constexpr std::int64_t kMaxModels = 1'000'000;
 constexpr const char* kLengths =
-    "{fixed: n}, {exponential: mean}, {lognormal: {mean, sigma}} or {uniform: [a, b]}, and {min, max}";
+    "{fixed: n}, {exponential: mean}, {lognormal: {mean, sigma}}, {pareto: {min, alpha}}, {uniform: [a, b]}, {empirical: {path}} "
+    "or "
+    "{mixture: [{weight, ...}]}, and {min, max}";
 
 struct ModelSpec {
   std::string name;
@@ -64,8 +66,13 @@ class PoissonSource final : public RequestSource {
     if (params.requests) left_ = *params.requests;
     end_ = params.duration_s ? PsFromSeconds(*params.duration_s) : kNever;
 
-    const LengthSampler prompt = Lengths(params.prompt_tokens, path + "/prompt_tokens");
-    const LengthSampler output = Lengths(params.output_tokens, path + "/output_tokens");
+    const auto lengths = [&context](const Json& json, const std::string& at) {
+      LengthSpec spec;
+      ReadStruct(json, context.scenario_file, at, spec);
+      return LengthSampler(spec, context, at);
+    };
+    const LengthSampler prompt = lengths(params.prompt_tokens, path + "/prompt_tokens");
+    const LengthSampler output = lengths(params.output_tokens, path + "/output_tokens");
     const auto add = [&](const std::string& name, const std::string& llm, double rate, const LengthSampler& p,
                          const LengthSampler& o) {
       rate *= context.workload->rate_scale;
@@ -98,8 +105,8 @@ class PoissonSource final : public RequestSource {
         }
         if (!model.rate) Refuse(at + "/rate", "is missing; every model has a rate");
         add(model.name, model.llm, *model.rate,
-            model.prompt_tokens.is_null() ? prompt : Lengths(model.prompt_tokens, at + "/prompt_tokens"),
-            model.output_tokens.is_null() ? output : Lengths(model.output_tokens, at + "/output_tokens"));
+            model.prompt_tokens.is_null() ? prompt : lengths(model.prompt_tokens, at + "/prompt_tokens"),
+            model.output_tokens.is_null() ? output : lengths(model.output_tokens, at + "/output_tokens"));
       }
     } else {
       Refuse(path + "/models", params.models.is_null() ? std::string("is missing; expected a list of models, or a number of them")
@@ -167,12 +174,6 @@ class PoissonSource final : public RequestSource {
     throw InputError(fmt::format("{}: {}: {}", file_, path, what));
   }
 
-  LengthSampler Lengths(const Json& json, const std::string& path) const {
-    LengthSpec spec;
-    ReadStruct(json, file_, path, spec);
-    return LengthSampler(spec, file_, path);
-  }
-
   // kNever when the next arrival is beyond the longest scenario.
   static TimePs After(TimePs now, Stream& stream) {
     if (stream.mean_gap_ps < 0) return kNever;
@@ -207,7 +208,7 @@ class PoissonSource final : public RequestSource {
 
 Json Schema() {
   Json schema = SchemaOfFields([](Fields& f) { Params().Describe(f); });
-  const Json length = SchemaOfFields([](Fields& f) { LengthSpec().Describe(f); });
+  const Json length = LengthSchema();
   Json model = SchemaOfFields([](Fields& f) { ModelSpec().Describe(f); });
   const auto refine = [](Json& properties, const char* key, Json with) {
     if (!properties.contains(key)) return;

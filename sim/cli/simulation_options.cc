@@ -5,8 +5,8 @@
 
 #include <fmt/format.h>
 
-#include "models/embedded.h"
 #include "sim/cli/commands.h"
+#include "sim/embedded.h"
 #include "sim/errors.h"
 
 namespace poolsim {

@@ -1,4 +1,4 @@
-// Files of the project that are compiled into the executable: the catalogue and the quickstart scenario.
+// Files of the project that are compiled into the executable: the catalogue, the market templates and the quickstart scenario.
 #pragma once
 
 #include <string_view>
@@ -12,5 +12,7 @@ struct EmbeddedFile {
 };
 
 const std::vector<EmbeddedFile>& EmbeddedFiles();
+// Those directly below `folder` ("models/profiles/"), ordered by path.
+std::vector<EmbeddedFile> EmbeddedIn(std::string_view folder);
 
 }  // namespace poolsim
