@@ -94,9 +94,12 @@ class Aegaeon final : public Policy {
       plan[i].prefetch_bytes = p_.prefetch == "if-fits" && fits ? largest : 0;
     }
     prefill_.resize(static_cast<std::size_t>(prefill));
+    work_.assign(static_cast<std::size_t>(prefill), 0);
     taken_prefill_.assign(static_cast<std::size_t>(prefill), 0);
-    open_groups_.assign(models.size(), 0);
+    groups_of_.resize(models.size());
     decode_.resize(static_cast<std::size_t>(count - prefill));
+    batches_.assign(static_cast<std::size_t>(count - prefill), 0);
+    batches_of_.resize(models.size());
     first_decode_ = static_cast<InstanceId>(prefill);
     capacity_.assign(models.size(), 0);
     for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m) {
@@ -109,17 +112,16 @@ class Aegaeon final : public Policy {
 
   InstanceId RouteArrival(RequestId r, const ClusterView& view) override {
     const RequestView v = view.request(r);
-    if (open_groups_[v.model] > 0) {
-      for (std::size_t i = 0; i < prefill_.size(); ++i) {
-        for (const Group& g : prefill_[i].groups) {
-          if (HasRoom(g, v)) return static_cast<InstanceId>(i);
-        }
+    for (const std::int32_t i : groups_of_[v.model]) {
+      for (const Group& g : prefill_[i].groups) {
+        if (HasRoom(g, v)) return i;
       }
     }
+    if (p_.load == "wait") return static_cast<InstanceId>(std::min_element(work_.begin(), work_.end()) - work_.begin());
     std::size_t best = 0;
-    double least = 0;
+    std::int64_t least = 0;
     for (std::size_t i = 0; i < prefill_.size(); ++i) {
-      const double load = Load(prefill_[i]);
+      const std::int64_t load = Load(prefill_[i]);
       if (i == 0 || load < least) {
         best = i;
         least = load;
@@ -130,36 +132,32 @@ class Aegaeon final : public Policy {
 
   InstanceId RouteHandover(RequestId r, const ClusterView& view) override {
     const RequestView v = view.request(r);
-    std::size_t fewest = 0;
-    for (std::size_t d = 0; d < decode_.size(); ++d) {
-      if (FindRoom(d, v, view) != nullptr) return first_decode_ + static_cast<InstanceId>(d);
-      if (decode_[d].batches.size() < decode_[fewest].batches.size()) fewest = d;
+    for (const std::int32_t d : batches_of_[v.model]) {
+      if (FindRoom(static_cast<std::size_t>(d), v, view) != nullptr) return first_decode_ + d;
     }
-    return first_decode_ + static_cast<InstanceId>(fewest);
+    return first_decode_ + static_cast<InstanceId>(std::min_element(batches_.begin(), batches_.end()) - batches_.begin());
   }
 
   void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
     const RequestView v = view.request(r);
     if (i < first_decode_) {
       Prefill& q = prefill_[i];
-      q.work += PrefillTime(v, view);
+      work_[i] += PrefillTime(v, view);
       ++q.waiting;
-      if (open_groups_[v.model] > 0) {
-        for (Group& g : q.groups) {
-          if (!HasRoom(g, v)) continue;
-          g.waiting.push_back(r);
-          ++g.joined;
-          g.tokens += v.context();
-          return;
-        }
+      for (Group& g : q.groups) {
+        if (!HasRoom(g, v)) continue;
+        g.waiting.push_back(r);
+        ++g.joined;
+        g.tokens += v.context();
+        return;
       }
       const ModelId before = !q.groups.empty()  ? q.groups.back().model
                              : q.taken != kNone ? view.request(q.taken).model
                                                 : view.loaded(i);
       const TimePs load = before == v.model ? 0 : view.prices().WeightLoad(v.model, shape_);
       q.groups.push_back({v.model, 1, v.context(), {r}, load});
-      q.work += load;
-      ++open_groups_[v.model];
+      work_[i] += load;
+      Insert(groups_of_[v.model], i);
       return;
     }
     const std::size_t d = static_cast<std::size_t>(i - first_decode_);
@@ -182,7 +180,7 @@ class Aegaeon final : public Policy {
     Prefill& q = prefill_[i];
     if (q.taken == r) {
       q.taken = kNone;
-      q.work -= q.taken_load + taken_prefill_[i];
+      work_[i] -= q.taken_load + taken_prefill_[i];
       q.taken_load = 0;
       return;
     }
@@ -191,10 +189,10 @@ class Aegaeon final : public Policy {
       if (at == g->waiting.end()) continue;
       g->waiting.erase(at);
       --q.waiting;
-      q.work -= PrefillTime(view.request(r), view);
+      work_[i] -= PrefillTime(view.request(r), view);
       if (g->waiting.empty()) {
-        q.work -= g->load;
-        --open_groups_[g->model];
+        work_[i] -= g->load;
+        Remove(groups_of_[g->model], i);
         q.groups.erase(g);
       }
       return;
@@ -228,7 +226,6 @@ class Aegaeon final : public Policy {
     std::deque<Group> groups;  // a group is gone when its last request has been taken
     RequestId taken = kNone;   // the request that is switched for or prefilled
     TimePs taken_load = 0;     // the switch that it may need
-    TimePs work = 0;           // prefills and switches of all that is here
     std::int64_t waiting = 0;  // requests
   };
   // A decode batch as the policy sees it; `label` is its name for the engine.
@@ -264,10 +261,16 @@ class Aegaeon final : public Policy {
     return view.prices().Prefill(v.model, shape_, 1, v.context(), v.context() * v.context());
   }
 
-  double Load(const Prefill& q) const {
-    if (p_.load == "groups") return static_cast<double>(q.groups.size());
-    if (p_.load == "requests") return static_cast<double>(q.waiting);
-    return static_cast<double>(q.work);
+  std::int64_t Load(const Prefill& q) const {
+    return p_.load == "groups" ? static_cast<std::int64_t>(q.groups.size()) : q.waiting;
+  }
+
+  // A sorted list with an entry for each thing of a model that an instance has.
+  static void Insert(std::vector<std::int32_t>& instances, std::int32_t i) {
+    instances.insert(std::upper_bound(instances.begin(), instances.end(), i), i);
+  }
+  static void Remove(std::vector<std::int32_t>& instances, std::int32_t i) {
+    instances.erase(std::lower_bound(instances.begin(), instances.end(), i));
   }
 
   Grant::Hiding Hiding() const {
@@ -288,7 +291,7 @@ class Aegaeon final : public Policy {
       q.taken_load = g.load;
       g.load = 0;
       if (g.waiting.empty()) {
-        --open_groups_[g.model];
+        Remove(groups_of_[g.model], i);
         q.groups.pop_front();
       }
     }
@@ -338,6 +341,8 @@ class Aegaeon final : public Policy {
       q.free_labels.pop_back();
     }
     q.batches.push_back(std::move(w));
+    ++batches_[d];
+    Insert(batches_of_[model], static_cast<std::int32_t>(d));
     return q.batches.back();
   }
 
@@ -355,8 +360,12 @@ class Aegaeon final : public Policy {
     return nullptr;
   }
 
-  void Erase(Decode& q, int label) {
-    std::erase_if(q.batches, [label](const Work& w) { return w.label == label; });
+  void Erase(std::size_t d, int label) {
+    Decode& q = decode_[d];
+    const auto at = std::find_if(q.batches.begin(), q.batches.end(), [label](const Work& w) { return w.label == label; });
+    Remove(batches_of_[at->model], static_cast<std::int32_t>(d));
+    --batches_[d];
+    q.batches.erase(at);
     // A label that the round still names must not come to mean another batch: it is free again at the next round.
     for (Turn& t : q.round) {
       if (t.label == label) t.label = kNone;
@@ -371,7 +380,7 @@ class Aegaeon final : public Policy {
       if (at == w.members.end()) continue;
       w.members.erase(at);
       std::erase(w.pending, r);
-      if (w.members.empty()) Erase(q, w.label);
+      if (w.members.empty()) Erase(d, w.label);
       return;
     }
   }
@@ -384,15 +393,14 @@ class Aegaeon final : public Policy {
       if (std::find(models.begin(), models.end(), w.model) == models.end()) models.push_back(w.model);
     }
     for (const ModelId m : models) {
-      std::int64_t batches = 0, tokens = 0;
+      const auto batches = std::count_if(q.batches.begin(), q.batches.end(), [m](const Work& w) { return w.model == m; });
+      if (batches < 2) continue;
       bool moving = false;
       for (const Work& w : q.batches) {
         if (w.model != m) continue;
-        ++batches;
-        tokens += Tokens(w, d, view);
         for (const RequestId r : w.members) moving = moving || view.request(r).kv == KvPlace::kMoving;
       }
-      if (moving || batches < 2) continue;
+      if (moving) continue;
       // Everybody in order of arrival, into the batches in order of creation.
       std::vector<RequestId> all;
       std::vector<int> labels;
@@ -441,7 +449,7 @@ class Aegaeon final : public Policy {
         }
       }
       for (const int label : labels) {
-        if (Find(q, label)->members.empty()) Erase(q, label);
+        if (Find(q, label)->members.empty()) Erase(d, label);
       }
     }
   }
@@ -597,10 +605,13 @@ class Aegaeon final : public Policy {
   InstanceId first_decode_ = 0;
   std::vector<Prefill> prefill_;
   std::vector<TimePs>
-      taken_prefill_;  // by instance: what the taken request adds to its work; its context may change before it goes
-  std::vector<std::int64_t> open_groups_;  // by model, over all instances
+      taken_prefill_;         // by instance: what the taken request adds to its work; its context may change before it goes
+  std::vector<TimePs> work_;  // by prefill instance: prefills and switches of all that is there
+  std::vector<std::vector<std::int32_t>> groups_of_;  // by model: the prefill instances of its groups
   std::vector<Decode> decode_;
-  std::vector<std::int64_t> capacity_;  // KV tokens by model, beside its weights alone
+  std::vector<std::int32_t> batches_;                  // by decode instance
+  std::vector<std::vector<std::int32_t>> batches_of_;  // by model: the decode instances of its batches
+  std::vector<std::int64_t> capacity_;                 // KV tokens by model, beside its weights alone
 };
 
 const Register<PolicyEntry> kRegistered{MakePolicyEntry<Aegaeon>(

@@ -311,7 +311,7 @@ void Engine::OnLink(std::int32_t link) {
 // Something on the link has begun or ended: its node's tiers are shared anew.
 void Engine::UpdateLink(std::int32_t link) {
   Node& node = nodes_[link_node_[link]];
-  if (ShareTiers(now_, links_, node.links, setup_.node_load, node.loading)) {
+  if (ShareTiers(now_, links_, node.links, link, setup_.node_load, node.loading)) {
     for (const std::int32_t other : node.links) SetLinkEvent(other);
   } else {
     SetLinkEvent(link);

@@ -16,6 +16,18 @@ void Link::Advance(TimePs now) {
   now_ = now;
 }
 
+namespace {
+
+// ceil(a / b) for a >= 0, b > 0 with a quotient below 2^53, without the library's division of 128 bits.
+std::int64_t DivideUp(__int128 a, std::int64_t b) {
+  auto q = static_cast<std::int64_t>(static_cast<double>(a) / static_cast<double>(b));
+  while (static_cast<__int128>(q) * b < a) ++q;
+  while (q > 0 && static_cast<__int128>(q - 1) * b >= a) --q;
+  return q;
+}
+
+}  // namespace
+
 void Link::Reprice() {
   std::int64_t active[2] = {0, 0};
   for (std::size_t i = 0; i < lanes_.size(); ++i) active[i & 1] += lanes_[i].queue.empty() ? 0 : 1;
@@ -33,7 +45,7 @@ void Link::Reprice() {
       rate = static_cast<std::int64_t>(static_cast<double>(rate) * config_.both_ways_share[i & 1]);
     }
     t.rate = std::max<std::int64_t>(1, rate);
-    next_end_ = std::min(next_end_, now_ + static_cast<TimePs>((t.left + (t.rate - 1)) / t.rate));
+    next_end_ = std::min(next_end_, now_ + DivideUp(t.left, t.rate));
   }
 }
 
@@ -56,7 +68,6 @@ std::int64_t Link::PopFinished(TimePs now) {
     Reprice();
     return ticket;
   }
-  Reprice();
   return -1;
 }
 
@@ -67,7 +78,6 @@ void Link::Cancel(TimePs now, std::int64_t ticket) {
 }
 
 bool Link::SetShares(TimePs now, const TierRates& shares) {
-  // Most tiers give more than the GPUs can take, however many there are.
   const bool changed = std::any_of(lanes_.begin(), lanes_.end(), [&](const Lane& lane) {
     if (lane.queue.empty() || lane.queue.front().tier == Tier::kNotWeights) return false;
     const Transfer& t = lane.queue.front();
@@ -80,18 +90,24 @@ bool Link::SetShares(TimePs now, const TierRates& shares) {
   return changed;
 }
 
-bool ShareTiers(TimePs now, std::vector<Link>& links, std::span<const std::int32_t> of_node, const TierRates& rates,
-                TierRates& loading) {
-  TierRates gpus{};
-  for (const std::int32_t link : of_node) {
-    for (int t = 0; t < kTiers; ++t) gpus[t] += links[link].loading(static_cast<Tier>(t));
-  }
-  if (gpus == loading) return false;
-  loading = gpus;
+bool ShareTiers(TimePs now, std::vector<Link>& links, std::span<const std::int32_t> of_node, std::int32_t link,
+                const TierRates& rates, TierRates& loading) {
+  const TierRates change = links[link].LoadingChange();
+  if (change == TierRates{}) return false;
+  // Most tiers give more than the GPUs can take, however many there are.
+  const auto share = [&](int t) { return std::max<std::int64_t>(1, rates[t] / std::max<std::int64_t>(1, loading[t])); };
+  const std::int64_t most = links[link].rate_in();
+  bool felt = false;
   TierRates shares{};
-  for (int t = 0; t < kTiers; ++t) shares[t] = std::max<std::int64_t>(1, rates[t] / std::max<std::int64_t>(1, gpus[t]));
+  for (int t = 0; t < kTiers; ++t) {
+    const std::int64_t before = std::min(most, share(t));
+    loading[t] += change[t];
+    shares[t] = share(t);
+    felt = felt || std::min(most, shares[t]) != before;
+  }
+  if (!felt) return false;
   bool changed = false;
-  for (const std::int32_t link : of_node) changed = links[link].SetShares(now, shares) || changed;
+  for (const std::int32_t other : of_node) changed = links[other].SetShares(now, shares) || changed;
   return changed;
 }
 

@@ -51,8 +51,15 @@ class Link {
   // Forgets a transfer that is queued or under way.
   void Cancel(TimePs now, std::int64_t ticket);
 
-  // GPUs that are being loaded from `tier` through this link.
-  std::int64_t loading(Tier tier) const { return loading_[static_cast<std::size_t>(tier)]; }
+  // GPUs that are being loaded from each tier through this link, less those that the last call gave.
+  TierRates LoadingChange() {
+    TierRates change{};
+    for (int t = 0; t < kTiers; ++t) change[t] = loading_[t] - told_[t];
+    told_ = loading_;
+    return change;
+  }
+  // What a load can come in by at most.
+  std::int64_t rate_in() const { return config_.rate[0]; }
   // From `now` on a GPU gets at most shares[t] bytes/s from tier t. Returns whether that changes any transfer's rate.
   bool SetShares(TimePs now, const TierRates& shares);
 
@@ -84,13 +91,14 @@ class Link {
   std::vector<Lane> lanes_;
   TierRates shares_{kUnlimited, kUnlimited, kUnlimited};
   TierRates loading_{};
+  TierRates told_{};  // of it, by LoadingChange
   TimePs now_ = 0;
   TimePs next_end_ = kNever;
 };
 
-// Divides what a node's tiers give, `rates` in all, among its links, after something on one of them has begun or ended. `loading`
-// is the caller's memory of how many GPUs were loading. Returns whether any link's transfers changed their rates.
-bool ShareTiers(TimePs now, std::vector<Link>& links, std::span<const std::int32_t> of_node, const TierRates& rates,
-                TierRates& loading);
+// Divides what a node's tiers give, `rates` in all, among its links, after something on `link`, one of them, has begun or ended.
+// `loading` is the caller's memory of how many GPUs were loading. Returns whether any link's transfers changed their rates.
+bool ShareTiers(TimePs now, std::vector<Link>& links, std::span<const std::int32_t> of_node, std::int32_t link,
+                const TierRates& rates, TierRates& loading);
 
 }  // namespace poolsim

@@ -357,7 +357,7 @@ bool Run::Read(RequestSource& source, const Group& group, std::int64_t limit, st
   for (std::int64_t n = 0; n < limit; ++n) {
     if (!source.Next(spec)) return false;
     Route& route = routes_[static_cast<std::size_t>(spec.model)];
-    if (!facts_.surveyed) seen.Add(spec, route.name_hash);
+    if (!facts_.surveyed && spec.arrival <= horizon) seen.Add(spec, route.name_hash);
     std::size_t shard = route.first - group.first;
     if (route.cells > 1) {
       const std::uint64_t draw = HashAt(route.name_hash, route.dealt++);

@@ -67,7 +67,7 @@ struct RunResult {
   std::int64_t kv_bytes_moved = 0;
   double active_models_mean = 0;
   TimePs window = 0;
-  WorkloadSeen seen;  // by this run; to the first request after the horizon
+  WorkloadSeen seen;  // by this run, to the horizon
 };
 
 // What is known of the workload before a run: its models, and their load.

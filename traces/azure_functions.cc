@@ -43,7 +43,10 @@ class AzureFunctionsReader final : public TraceReader {
     const auto sampler = [&](const Json& json, const std::string& key) {
       LengthSpec spec;
       ReadStruct(json, context.scenario_file, context.params_path + key, spec);
-      return LengthSampler(spec, context.scenario_file, context.params_path + key);
+      SourceContext source;
+      source.scenario_file = context.scenario_file;
+      source.base_dir = context.base_dir;
+      return LengthSampler(spec, source, context.params_path + key);
     };
     prompt_ = sampler(params.prompt_tokens, "/prompt_tokens");
     output_ = sampler(params.output_tokens, "/output_tokens");

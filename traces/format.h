@@ -53,6 +53,7 @@ struct TraceContext {
   std::string scenario_file;
   std::string params_path;  // JSON path of params, for messages
   std::uint64_t seed = 1;
+  std::string base_dir;  // folder that relative paths in params start from
 };
 
 struct TraceFormatEntry {

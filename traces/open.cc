@@ -82,7 +82,7 @@ class TraceSource final : public RequestSource {
     const Json none = Json::object();
     const Json& params = workload.params.is_null() ? none : workload.params;
     if (!format_.params) ReadFields(params, context.scenario_file, "/workload/params", [](Fields&) {});
-    reader_ = format_.create({lines_.get(), &params, context.scenario_file, "/workload/params", context.seed});
+    reader_ = format_.create({lines_.get(), &params, context.scenario_file, "/workload/params", context.seed, context.base_dir});
   }
 
   bool Next(RequestSpec& out) override {

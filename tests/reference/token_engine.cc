@@ -285,7 +285,7 @@ void TokenEngine::LinkChanged(std::size_t link) {
   const auto owner = std::find_if(nodes_.begin(), nodes_.end(), [link](const Node& n) {
     return std::find(n.links.begin(), n.links.end(), static_cast<std::int32_t>(link)) != n.links.end();
   });
-  ShareTiers(now_, links_, owner->links, setup_.node_load, owner->loading);
+  ShareTiers(now_, links_, owner->links, static_cast<std::int32_t>(link), setup_.node_load, owner->loading);
   for (const std::int32_t l : owner->links) timer_[instances_.size() + static_cast<std::size_t>(l)] = links_[l].next_end();
 }
 

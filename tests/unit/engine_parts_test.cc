@@ -178,7 +178,9 @@ class NodeOfLinks {
   std::int64_t loading(Tier tier) const { return loading_[static_cast<std::size_t>(tier)]; }
 
  private:
-  void Share(TimePs now) { ShareTiers(now, links_, of_node_, rates_, loading_); }
+  void Share(TimePs now) {
+    for (const std::int32_t link : of_node_) ShareTiers(now, links_, of_node_, link, rates_, loading_);
+  }
   TierRates rates_;
   std::vector<Link> links_;
   std::vector<std::int32_t> of_node_;
