@@ -58,6 +58,12 @@ class MuxServeReader final : public TraceReader {
     std::int32_t output_tokens = 0;
   };
 
+  // A scalar as written; the text behind it, up to the next comma or bracket, may hold line ends.
+  static std::string_view Token(ondemand::value& value) {
+    const std::string_view raw = value.raw_json_token();
+    return raw.substr(0, raw.find_last_not_of(" \t\r\n") + 1);
+  }
+
   std::size_t size() const { return text_.size() - LineReader::kPadding; }
 
   // Line and column of a place in the text. Cheap when places come in order.
@@ -93,9 +99,6 @@ class MuxServeReader final : public TraceReader {
   }
 
   void Parse() {
-    if (std::all_of(text_.begin(), text_.end() - LineReader::kPadding,
-                    [](char c) { return std::string_view(" \t\r\n").find(c) != std::string_view::npos; }))
-      throw InputError(fmt::format("{}: the file is empty", name_));
     ondemand::parser parser;
     ondemand::object object;
     Check(parser.iterate(simdjson::padded_string_view(text_.data(), size(), text_.size())).get(document_));
@@ -134,7 +137,7 @@ class MuxServeReader final : public TraceReader {
   }
 
   void ReadArrival(ondemand::value& value) {
-    const std::string_view token = Trim(value.raw_json_token());
+    const std::string_view token = Token(value);
     Arrival arrival;
     Locate(token.data(), arrival.line, arrival.column);
     std::string why;
@@ -186,7 +189,7 @@ class MuxServeReader final : public TraceReader {
           ondemand::value length;
           Check(std::move(element).get(length));
           if (lengths == 1 || lengths == 2) {
-            const std::string_view token = Trim(length.raw_json_token());
+            const std::string_view token = Token(length);
             if (!ParseTokens(token, lengths == 1 ? "prompt length" : "output length",
                              lengths == 1 ? request.prompt_tokens : request.output_tokens, why)) {
               where = token.data();
