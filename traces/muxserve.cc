@@ -101,7 +101,9 @@ class MuxServeReader final : public TraceReader {
   void Parse() {
     ondemand::parser parser;
     ondemand::object object;
-    Check(parser.iterate(simdjson::padded_string_view(text_.data(), size(), text_.size())).get(document_));
+    const simdjson::padded_string_view text(text_.data(), size(), text_.size());
+    if (const auto error = parser.iterate(text).get(document_))  // there is no document yet that knows the place
+      Refuse(text_.data(), fmt::format("not a JSON object ({})", simdjson::error_message(error)));
     Check(document_.get_object().get(object));
     bool has_arrivals = false;
     bool has_requests = false;
