@@ -9,62 +9,49 @@
 
 namespace poolsim {
 
-bool SplitCsv(std::string_view line, std::vector<CsvField>& fields, std::vector<std::string>& scratch, std::size_t& fault) {
+bool SplitCsv(std::string_view line, std::vector<CsvField>& fields, std::string& scratch, std::size_t& fault) {
   fields.clear();
-  if (line.find('"') == std::string_view::npos) {
-    std::size_t begin = 0;
-    for (std::size_t i = 0; i <= line.size(); ++i) {
-      if (i < line.size() && line[i] != ',') continue;
-      std::string_view text = line.substr(begin, i - begin);
-      std::size_t at = begin;
-      while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) {
-        text.remove_prefix(1);
-        ++at;
-      }
-      fields.push_back({Trim(text), at});
-      begin = i + 1;
-    }
-    return true;
-  }
-
   scratch.clear();
-  scratch.reserve(line.size() / 2 + 1);  // no string may move: views point into them
-  std::size_t i = 0;
-  for (;;) {
-    while (i < line.size() && (line[i] == ' ' || line[i] == '\t')) ++i;
+  const auto blank = [line](std::size_t i) { return line[i] == ' ' || line[i] == '\t'; };
+  for (std::size_t i = 0;; ++i) {
+    while (i < line.size() && blank(i)) ++i;
     const std::size_t at = i;
-    if (i < line.size() && line[i] == '"') {
-      std::string text;
-      bool closed = false;
-      for (++i; i < line.size() && !closed; ++i) {
-        if (line[i] != '"') {
-          text += line[i];
-        } else if (i + 1 < line.size() && line[i + 1] == '"') {
-          text += '"';
-          ++i;
-        } else {
-          closed = true;
-        }
+    if (i == line.size() || line[i] != '"') {
+      while (i < line.size() && line[i] != ',') ++i;
+      std::size_t end = i;
+      while (end > at && blank(end - 1)) --end;
+      fields.push_back({line.substr(at, end - at), at});
+    } else {
+      bool doubled = false;
+      for (i = line.find('"', at + 1); i != std::string_view::npos && i + 1 < line.size() && line[i + 1] == '"';
+           i = line.find('"', i + 2)) {
+        doubled = true;
       }
-      while (i < line.size() && (line[i] == ' ' || line[i] == '\t')) ++i;
-      if (!closed || (i < line.size() && line[i] != ',')) {
-        fault = closed ? i : at;
+      if (i == std::string_view::npos) {
+        fault = at;
         return false;
       }
-      scratch.push_back(std::move(text));
-      fields.push_back({scratch.back(), at});
-    } else {
-      while (i < line.size() && line[i] != ',') ++i;
-      fields.push_back({Trim(line.substr(at, i - at)), at});
+      std::string_view text = line.substr(at + 1, i - at - 1);
+      if (doubled) {
+        scratch.reserve(line.size());  // so it never moves: views point into it
+        const std::size_t begin = scratch.size();
+        for (std::size_t j = 0; j < text.size(); j += text[j] == '"' ? 2 : 1) scratch += text[j];
+        text = std::string_view(scratch).substr(begin);
+      }
+      fields.push_back({text, at});
+      for (++i; i < line.size() && blank(i);) ++i;
+      if (i < line.size() && line[i] != ',') {
+        fault = i;
+        return false;
+      }
     }
     if (i == line.size()) return true;
-    ++i;
   }
 }
 
 bool HasColumns(std::string_view line, std::initializer_list<std::string_view> columns) {
   std::vector<CsvField> fields;
-  std::vector<std::string> scratch;
+  std::string scratch;
   std::size_t fault = 0;
   if (!SplitCsv(line, fields, scratch, fault)) return false;
   for (const std::string_view column : columns) {

@@ -18,7 +18,7 @@ struct CsvField {
   std::string_view text;
   std::size_t at = 0;  // byte offset in the line
 };
-bool SplitCsv(std::string_view line, std::vector<CsvField>& fields, std::vector<std::string>& scratch, std::size_t& fault);
+bool SplitCsv(std::string_view line, std::vector<CsvField>& fields, std::string& scratch, std::size_t& fault);
 
 // True when `line`, taken as a CSV header, has all of `columns` (in any order and any case; there may be more).
 bool HasColumns(std::string_view line, std::initializer_list<std::string_view> columns);
@@ -51,7 +51,7 @@ class CsvTable {
   LineReader& lines_;
   std::vector<std::string> header_;
   std::vector<CsvField> fields_;
-  std::vector<std::string> scratch_;
+  std::string scratch_;
 };
 
 }  // namespace poolsim

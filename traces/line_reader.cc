@@ -197,12 +197,11 @@ bool LineReader::Next(std::string_view& line) {
     const char* first = buffer_.data() + begin_;
     const void* found = end_ > begin_ + searched ? std::memchr(first + searched, '\n', end_ - begin_ - searched) : nullptr;
     std::size_t length = end_ - begin_;
-    if (found != nullptr) {
-      length = static_cast<std::size_t>(static_cast<const char*>(found) - first);
-    } else {
+    if (found != nullptr) length = static_cast<std::size_t>(static_cast<const char*>(found) - first);
+    if (length > kMaxLine)
+      throw InputError(fmt::format("{}:{}:1: the line is longer than {} MiB", name_, line_number_ + 1, kMaxLine >> 20));
+    if (found == nullptr) {
       searched = length;
-      if (length > kMaxLine)
-        throw InputError(fmt::format("{}:{}:1: the line is longer than {} MiB", name_, line_number_ + 1, kMaxLine >> 20));
       if (Refill()) continue;
       if (length == 0) return false;
       first = buffer_.data() + begin_;

@@ -58,6 +58,12 @@ class MuxServeReader final : public TraceReader {
     std::int32_t output_tokens = 0;
   };
 
+  // A scalar as written; the text behind it, up to the next comma or bracket, may hold line ends.
+  static std::string_view Token(ondemand::value& value) {
+    const std::string_view raw = value.raw_json_token();
+    return raw.substr(0, raw.find_last_not_of(" \t\r\n") + 1);
+  }
+
   std::size_t size() const { return text_.size() - LineReader::kPadding; }
 
   // Line and column of a place in the text. Cheap when places come in order.
@@ -93,12 +99,11 @@ class MuxServeReader final : public TraceReader {
   }
 
   void Parse() {
-    if (std::all_of(text_.begin(), text_.end() - LineReader::kPadding,
-                    [](char c) { return std::string_view(" \t\r\n").find(c) != std::string_view::npos; }))
-      throw InputError(fmt::format("{}: the file is empty", name_));
     ondemand::parser parser;
     ondemand::object object;
-    Check(parser.iterate(simdjson::padded_string_view(text_.data(), size(), text_.size())).get(document_));
+    const simdjson::padded_string_view text(text_.data(), size(), text_.size());
+    if (const auto error = parser.iterate(text).get(document_))  // there is no document yet that knows the place
+      Refuse(text_.data(), fmt::format("not a JSON object ({})", simdjson::error_message(error)));
     Check(document_.get_object().get(object));
     bool has_arrivals = false;
     bool has_requests = false;
@@ -134,7 +139,7 @@ class MuxServeReader final : public TraceReader {
   }
 
   void ReadArrival(ondemand::value& value) {
-    const std::string_view token = Trim(value.raw_json_token());
+    const std::string_view token = Token(value);
     Arrival arrival;
     Locate(token.data(), arrival.line, arrival.column);
     std::string why;
@@ -186,7 +191,7 @@ class MuxServeReader final : public TraceReader {
           ondemand::value length;
           Check(std::move(element).get(length));
           if (lengths == 1 || lengths == 2) {
-            const std::string_view token = Trim(length.raw_json_token());
+            const std::string_view token = Token(length);
             if (!ParseTokens(token, lengths == 1 ? "prompt length" : "output length",
                              lengths == 1 ? request.prompt_tokens : request.output_tokens, why)) {
               where = token.data();

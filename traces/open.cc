@@ -385,17 +385,15 @@ class ScaledSource final : public RequestSource {
 const TraceFormatEntry& FindFormat(const SourceContext& context, LineReader& lines) {
   const auto& registry = Registry<TraceFormatEntry>::Get();
   const std::string& wanted = context.workload->format;
-  if (wanted != "auto") {
-    const TraceFormatEntry* found = registry.Find(wanted);
-    if (found == nullptr) {
-      std::vector<std::string> known = registry.Names();
-      known.push_back("auto");
-      RefuseWorkload(context, "format", UnknownName("trace format", wanted, known));
-    }
-    return *found;
+  const TraceFormatEntry* named = registry.Find(wanted);
+  if (named == nullptr && wanted != "auto") {
+    std::vector<std::string> known = registry.Names();
+    known.push_back("auto");
+    RefuseWorkload(context, "format", UnknownName("trace format", wanted, known));
   }
   const std::vector<std::string> head = lines.Head(2);
   if (head.empty()) throw InputError(fmt::format("{}: the file is empty", lines.name()));
+  if (named != nullptr) return *named;
   for (const TraceFormatEntry& entry : registry.entries()) {
     if (entry.sniff(head[0], head.size() > 1 ? std::string_view(head[1]) : std::string_view())) return entry;
   }
