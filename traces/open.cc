@@ -304,7 +304,13 @@ std::unique_ptr<RequestSource> OpenTrace(const SourceContext& context) {
   if (!std::filesystem::exists(path, error)) {
     RefuseWorkload(context, "path", fmt::format("no file {} (looked for {})", Quoted(workload.path), path.string()));
   }
-  if (std::filesystem::is_directory(path, error)) RefuseWorkload(context, "path", fmt::format("{} is a folder", path.string()));
+  if (std::filesystem::is_directory(path, error)) {
+    for (const TraceFormatEntry& entry : Registry<TraceFormatEntry>::Get().entries()) {
+      if (entry.open_folder && (workload.format == "auto" || workload.format == entry.name))
+        return entry.open_folder(context, path.string());
+    }
+    RefuseWorkload(context, "path", fmt::format("{} is a folder", path.string()));
+  }
   auto lines = std::make_unique<LineReader>(path.string(), path.string());
   const TraceFormatEntry& format = FindFormat(context, *lines);
   return std::make_unique<TraceSource>(context, format, std::move(lines));
@@ -316,6 +322,8 @@ std::unique_ptr<RequestSource> OpenGenerator(const SourceContext& context) {
   const SourceEntry* entry = registry.Find(workload.market.is_null() ? workload.source : "market");
   if (entry == nullptr) RefuseWorkload(context, "source", UnknownName("source", workload.source, registry.Names()));
   const auto refuse = [&](const char* key) { RefuseWorkload(context, key, "goes with a trace (path), not with a source"); };
+  if (!workload.market.is_null() && workload.params != Json::object())
+    RefuseWorkload(context, "params", "goes with source, not with market");
   if (workload.format != "auto") refuse("format");
   if (!workload.model.empty()) refuse("model");
   if (!workload.assign.is_null()) refuse("assign");
