@@ -250,7 +250,7 @@ TEST_CASE("A manifest says where results come from", "[unit]") {
   poolsim::WorkloadFacts facts;
   facts.hash = "00ff";
   facts.requests = 10;
-  facts.counts = {11, 1, "day.csv:3:1: bad"};
+  facts.counts = {11, 0, 1, "day.csv:3:1: bad"};
   const poolsim::Provenance provenance{"1.2.3", "abc", "poolsim run s.json", "s.json"};
   const Json m = poolsim::ManifestJson(provenance, scenario, facts, {MadeUp()});
   CHECK(m["poolsim_version"] == "1.2.3");
