@@ -313,6 +313,9 @@ class Planner {
   void ReadParams() {
     const Json& given = context_.workload->market.is_null() ? context_.workload->params : context_.workload->market;
     ReadStruct(given, context_.scenario_file, path_, params_);  // faults of the scenario are told before those of the sum
+    if ((params_.requests ? 1 : 0) + (params_.rate ? 1 : 0) + (params_.rate_per_model ? 1 : 0) > 1) {
+      Refuse("", "more than one of requests, rate and rate_per_model is given; expected one of them");
+    }
     if (params_.template_name.empty()) return;
     std::vector<std::string> known;
     for (const EmbeddedFile& file : EmbeddedIn(kTemplates)) {
@@ -329,9 +332,6 @@ class Planner {
 
   // Expected requests of every model, by rank.
   std::vector<double> Requests() {
-    if ((params_.requests ? 1 : 0) + (params_.rate ? 1 : 0) + (params_.rate_per_model ? 1 : 0) > 1) {
-      Refuse("/rate", "more than one of requests, rate and rate_per_model is given; expected one of them");
-    }
     const Popularity& popularity = params_.popularity;
     const int laws = (popularity.lognormal.sigma ? 1 : 0) + (popularity.zipf ? 1 : 0) + (popularity.list.is_null() ? 0 : 1);
     if (laws != 1) {
