@@ -337,10 +337,11 @@ std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context) {
   const WorkloadConfig& workload = *context.workload;
   const int given = (workload.path.empty() ? 0 : 1) + (workload.source.empty() ? 0 : 1) + (workload.market.is_null() ? 0 : 1);
   if (given != 1) {
-    RefuseWorkload(
-        context, "path",
-        fmt::format("{} given; expected exactly one of path (a trace file), source (a generator) and market",
-                    given == 0 ? "neither path nor source nor market is" : "more than one of path, source and market is"));
+    RefuseWorkload(context, "path",
+                   fmt::format("{} given; expected exactly one of path (a trace file), source (a generator) and market",
+                               given == 0                  ? "neither path nor source nor market is"
+                               : workload.market.is_null() ? "both path and source are"
+                                                           : "both market and path or source are"));
   }
   if (workload.to_s && *workload.to_s <= workload.from_s) {
     RefuseWorkload(context, "to_s", fmt::format("{} is not after from_s = {}", *workload.to_s, workload.from_s));

@@ -243,6 +243,8 @@ const Register<TraceFormatEntry> kRegistered{{
                       context.lines->name()));
     },
     .open_folder = [](const SourceContext& context, const std::string& folder) -> std::unique_ptr<RequestSource> {
+      if (FindClients(folder).empty())
+        RefuseWorkload(context, "path", folder + " is a folder, and has no chunk-0-trace.csv, as ServeGen's do");
       return std::make_unique<ServeGenSource>(context, folder);
     },
     .base_rule = nullptr,

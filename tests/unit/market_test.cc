@@ -171,7 +171,7 @@ TEST_CASE("What a market cannot be is refused, with its place", "[unit]") {
   refused(base + R"("prompt_tokens": {"mixture": [{"weight": 1}]}})",
           "/workload/market/prompt_tokens/mixture/0: found 0 distributions");
   refused(base + R"("output_tokens": {"empirical": {"path": "none.csv"}}})", "/workload/market/output_tokens/empirical");
-  CHECK_THROWS_WITH(Open(R"({"market": {}, "source": "market"})"), Catch::Contains("more than one of path, source and market"));
+  CHECK_THROWS_WITH(Open(R"({"market": {}, "source": "market"})"), Catch::Contains("both market and path or source"));
   CHECK_THROWS_WITH(Open(R"({"market": {}, "params": {"x": 1}})"), Catch::Contains("/workload/params: goes with source"));
 }
 
@@ -339,6 +339,7 @@ TEST_CASE("ServeGen's folders say what is wrong with them", "[unit]") {
   refused(trace, R"({"0": {"input_tokens": "{}", "output_tokens": "{3: 1.0}"}})", "no prompt or no output lengths at 0 s");
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
-  CHECK_THROWS_WITH(Open(R"({"path": "clients"})"), Catch::Contains("has no chunk-0-trace.csv"));
+  CHECK_THROWS_WITH(Open(R"({"path": "clients"})"),
+                    Catch::Contains("/workload/path: ") && Catch::Contains("has no chunk-0-trace.csv"));
   CHECK_THROWS_WITH(Open(R"({"path": "clients", "format": "vidur"})"), Catch::Contains("is a folder"));
 }
