@@ -65,6 +65,8 @@ struct TraceFormatEntry {
   std::function<bool(std::string_view first, std::string_view second)> sniff;
   // Throws InputError when a column is missing or a parameter is wrong.
   std::function<std::unique_ptr<TraceReader>(const TraceContext&)> create;
+  // For a format that is a folder; empty function: it is a file. Does all that open.cc does for a file but slicing and scaling.
+  std::function<std::unique_ptr<RequestSource>(const SourceContext&, const std::string& folder)> open_folder = nullptr;
   bool has_models = false;         // rows name their model
   bool first_row_is_zero = false;  // times are absolute: the earliest row arrives at 0. Otherwise they are kept as they are
   // LLM of the i-th model by first appearance where the format has such a rule; empty function: none.

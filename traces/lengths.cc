@@ -255,7 +255,7 @@ std::int32_t LengthSampler::Draw(Rng& rng) const {
 
 namespace {
 
-// Integrals from 0 to x of round(t) and of its square, for x in units of 1/16.
+// Integrals from 0 to x of round(t) and of its square.
 struct Rounded {
   double first;
   double second;
@@ -269,21 +269,27 @@ Rounded RoundedUpTo(double x) {
 }  // namespace
 
 LengthTable::LengthTable(const LengthSampler& sampler) {
+  // As many bits behind the point as 32 bits leave to the longest length.
+  const double last = 1 - 0x1p-34;
+  int fraction = 16;
+  while (sampler.Quantile(last) * (1 << fraction) >= 0x1p32 - 1) --fraction;
+  shift_ = 20 + fraction;
   knots_.reserve(2 * kCells + 256);
   const auto add = [&](double p) {
-    const auto knot = static_cast<std::uint32_t>(sampler.Quantile(p) * (1 << kFraction) + 0.5);
+    const auto knot = static_cast<std::uint32_t>(sampler.Quantile(p) * (1 << fraction) + 0.5);
     knots_.push_back(knots_.empty() ? knot : std::max(knot, knots_.back()));
   };
   add(0x1p-14);  // a lognormal's 0 would draw the first cell down
   for (std::uint32_t i = 1; i < kCells; ++i) add(i * 0x1p-12);
   for (std::uint32_t i = 1; i < kCells; ++i) add(1 - 0x1p-12 + i * 0x1p-24);
   for (std::uint32_t i = 1; i < 256; ++i) add(1 - 0x1p-24 + i * 0x1p-32);
-  add(1 - 0x1p-34);
+  add(last);
 
+  const double unit = 1.0 / (1 << fraction);
   for (std::size_t i = 0; i + 1 < knots_.size(); ++i) {
     const double weight = i < kCells - 1 ? 0x1p-12 : i < 2 * (kCells - 1) ? 0x1p-24 : 0x1p-32;
-    const double from = knots_[i] * 0x1p-4;
-    const double to = knots_[i + 1] * 0x1p-4;
+    const double from = knots_[i] * unit;
+    const double to = knots_[i + 1] * unit;
     Rounded value;
     if (to - from < 1e-9) {
       const double x = std::floor(from + 0.5);

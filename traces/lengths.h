@@ -105,14 +105,13 @@ class LengthTable {
 
  private:
   static constexpr std::uint32_t kCells = 4096;
-  static constexpr int kFraction = 4;                              // bits of a knot behind the point
   std::int32_t At(std::uint32_t cell, std::uint32_t part) const {  // part of 2^20
     const std::int64_t from = knots_[cell];
     const std::int64_t to = knots_[cell + 1];
-    return static_cast<std::int32_t>(((from << 20) + (to - from) * part + (std::int64_t{1} << (19 + kFraction))) >>
-                                     (20 + kFraction));
+    return static_cast<std::int32_t>(((from << 20) + (to - from) * part + (std::int64_t{1} << (shift_ - 1))) >> shift_);
   }
-  std::vector<std::uint32_t> knots_;  // never fall
+  std::vector<std::uint32_t> knots_;  // in units of 2^-(shift_ - 20) tokens; never fall
+  int shift_ = 20;
   double mean_ = 0;
   double mean_square_ = 0;
 };

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <numeric>
 #include <optional>
 
@@ -18,6 +19,7 @@
 #include "traces/arrivals.h"
 #include "traces/format.h"
 #include "traces/lengths.h"
+#include "traces/servegen.h"
 
 namespace poolsim {
 namespace {
@@ -41,7 +43,7 @@ struct Popularity {
              "{sigma}: the model of rank k has the quantile of 1 - (k + 1/2) / models, so the skew is exact");
     f.OptReal("zipf", zipf, "exponent s: the model of rank k, from 1, has 1/k^s of the first one's requests; 0: all alike", 0,
               20);
-    f.Any("list", list, "a weight per model, or its rate [requests/s] where neither requests nor rate is given");
+    f.Any("list", list, "a weight per model, or its rate [requests/s] where no total is given");
   }
 };
 
@@ -58,14 +60,17 @@ struct Arrivals {
   std::string process = "poisson";
   std::optional<double> cv;
   std::vector<State> states;
+  std::string clients;
   void Describe(Fields& f) {
     f.Choice(
         "process", process,
         "poisson; gamma and weibull: gaps of that law, burstier than Poisson for a cv above 1; mmpp: Poisson, at a rate that "
-        "changes with a hidden state",
-        {"poisson", "gamma", "weibull", "mmpp"});
+        "changes with a hidden state; servegen: each model has the swings and the gap laws of one measured client, at its own "
+        "rate",
+        {"poisson", "gamma", "weibull", "mmpp", "servegen"});
     f.OptReal("cv", cv, "coefficient of variation of the gaps of gamma and weibull", GapLaw::kMinCv, GapLaw::kMaxCv);
     f.NestedList("states", states, "states of mmpp; from each, every other one follows with equal probability");
+    f.Text("clients", clients, "folder of ServeGen clients, which the models of a class take in turn, from a random one");
   }
 };
 
@@ -113,6 +118,29 @@ struct Groups {
   }
 };
 
+struct Sessions {
+  double turns = 1;
+  double think_s = 60;
+  std::int64_t max_prompt_tokens = 32768;
+  std::int64_t shared_prefix_tokens = 0;
+  std::int64_t block_tokens = 0;
+  void Describe(Fields& f) {
+    f.Real(
+        "turns", turns,
+        "mean turns of a session, geometrically distributed; 1: no sessions. Rates count requests, so sessions begin at rate / "
+        "turns; turns after the end of the workload are left out",
+        1, 1e4);
+    f.Real("think_s", think_s, "mean time from a request to the next of its session [s], exponentially distributed", 1e-3,
+           kMaxSeconds);
+    f.Int("max_prompt_tokens", max_prompt_tokens,
+          "a turn's prompt is the session so far and a new part of the length prompt_tokens, up to this", 1, kMaxTokens);
+    f.Int("shared_prefix_tokens", shared_prefix_tokens,
+          "so many tokens at the start of prompts are the same in all sessions of a model", 0, kMaxTokens);
+    f.Int("block_tokens", block_tokens, "requests carry a hash for every so many tokens of their prompts; 0: none", 0,
+          kMaxTokens);
+  }
+};
+
 constexpr const char* kLengthHelp =
     "{fixed: n}, {exponential: mean}, {lognormal: {mean, sigma}}, {pareto: {min, alpha}}, {uniform: [a, b]}, {empirical: {path}} "
     "or "
@@ -145,6 +173,7 @@ struct Params {
   std::optional<double> duration_s;
   std::optional<double> requests;
   std::optional<double> rate;
+  std::optional<double> rate_per_model;
   std::optional<std::int64_t> models;
   Popularity popularity;
   std::vector<SizeClass> sizes;
@@ -153,6 +182,7 @@ struct Params {
   Diurnal diurnal;
   Bursts bursts;
   Groups groups;
+  Sessions sessions;
   // Means of the public Azure conversation trace of 2023.
   Json prompt_tokens = Json::parse(R"({"lognormal": {"mean": 1155, "sigma": 0.55}})");
   Json output_tokens = Json::parse(R"({"exponential": 211})");
@@ -160,8 +190,10 @@ struct Params {
   void Describe(Fields& f) {
     f.Text("template", template_name, "market whose values are the defaults of all other keys (`poolsim list templates`)");
     f.OptReal("duration_s", duration_s, "ends at this time [s]", 1e-12, kMaxSeconds);
-    f.OptReal("requests", requests, "expected number of requests of all models until then; this or rate", 0, 1e15);
+    f.OptReal("requests", requests, "expected number of requests of all models until then; this, rate or rate_per_model", 0,
+              1e15);
     f.OptReal("rate", rate, "mean rate of all models together [requests/s]", 0, kMaxRate);
+    f.OptReal("rate_per_model", rate_per_model, "mean rate of all models divided by their number [requests/s]", 0, kMaxRate);
     f.OptInt("models", models, "number of models", 1, kMaxModels);
     f.Nested("popularity", popularity, "how requests are shared among models: lognormal, zipf or list");
     f.NestedList("sizes", sizes, "classes of models, mixed evenly over the ranks");
@@ -170,6 +202,7 @@ struct Params {
     f.Nested("diurnal", diurnal, "swing over the day and the week");
     f.Nested("bursts", bursts, "times at which hot models get more than usual");
     f.Nested("groups", groups, "models that wake together");
+    f.Nested("sessions", sessions, "requests that follow each other in a conversation");
     f.Any("prompt_tokens", prompt_tokens, kLengthHelp);
     f.Any("output_tokens", output_tokens, kLengthHelp);
     f.Real("correlation", correlation,
@@ -189,8 +222,9 @@ std::string TemplateName(const EmbeddedFile& file) {
 void Overlay(Json& base, const Json& over) {
   for (const auto& [key, value] : over.items()) {
     const bool whole = key == "popularity" || key == "prompt_tokens" || key == "output_tokens";
-    if (key == "requests") base.erase("rate");
-    if (key == "rate") base.erase("requests");
+    if (key == "requests" || key == "rate" || key == "rate_per_model") {
+      for (const char* other : {"requests", "rate", "rate_per_model"}) base.erase(other);
+    }
     if (!whole && value.is_object() && base.contains(key) && base[key].is_object()) {
       Overlay(base[key], value);
     } else {
@@ -207,6 +241,8 @@ struct ClassPlan {
   LengthTable output;
   GapLaw law;
   std::optional<RateStates> states;
+  std::shared_ptr<const ServeGenClients> clients;
+  std::size_t next_client = 0;
   std::vector<double> day;  // empty: no swing
   double weekend_factor = 1;
   double spread_h = 0;
@@ -223,6 +259,7 @@ struct Plan {
   std::uint64_t seed = 1;
   TimePs duration = 0;
   double correlation = 0;
+  Sessions sessions;
   std::vector<ClassPlan> classes;
   std::vector<std::vector<Episode>> groups;
   std::vector<ModelPlan> models;
@@ -260,6 +297,7 @@ class Planner {
     if (!params_.duration_s) Refuse("/duration_s", "is missing; it says when the workload ends");
     plan_->duration = PsFromSeconds(*params_.duration_s);
     plan_->correlation = params_.correlation;
+    plan_->sessions = params_.sessions;
     const std::vector<double> requests = Requests();
     const std::vector<std::size_t> size_of = Sizes(requests.size());
     MakeClasses();
@@ -275,6 +313,9 @@ class Planner {
   void ReadParams() {
     const Json& given = context_.workload->market.is_null() ? context_.workload->params : context_.workload->market;
     ReadStruct(given, context_.scenario_file, path_, params_);  // faults of the scenario are told before those of the sum
+    if ((params_.requests ? 1 : 0) + (params_.rate ? 1 : 0) + (params_.rate_per_model ? 1 : 0) > 1) {
+      Refuse("", "more than one of requests, rate and rate_per_model is given; expected one of them");
+    }
     if (params_.template_name.empty()) return;
     std::vector<std::string> known;
     for (const EmbeddedFile& file : EmbeddedIn(kTemplates)) {
@@ -291,7 +332,6 @@ class Planner {
 
   // Expected requests of every model, by rank.
   std::vector<double> Requests() {
-    if (params_.requests && params_.rate) Refuse("/rate", "requests and rate are both given; expected one of them");
     const Popularity& popularity = params_.popularity;
     const int laws = (popularity.lognormal.sigma ? 1 : 0) + (popularity.zipf ? 1 : 0) + (popularity.list.is_null() ? 0 : 1);
     if (laws != 1) {
@@ -331,10 +371,12 @@ class Planner {
       total = *params_.requests;
     } else if (params_.rate) {
       total = *params_.rate * *params_.duration_s;
+    } else if (params_.rate_per_model) {
+      total = *params_.rate_per_model * static_cast<double>(weights.size()) * *params_.duration_s;
     } else if (!popularity.list.is_null()) {
       total = sum * *params_.duration_s;
     } else {
-      Refuse("/requests", "is missing; expected requests, or rate");
+      Refuse("/requests", "is missing; expected requests, rate or rate_per_model");
     }
     total *= context_.workload->rate_scale;
     for (double& weight : weights) weight *= total / sum;
@@ -432,6 +474,9 @@ class Planner {
       Arrivals arrivals = params_.arrivals;
       if (!size.arrivals.is_null()) ReadStruct(size.arrivals, context_.scenario_file, path_ + at + "/arrivals", arrivals);
       SetArrivals(arrivals, (size.arrivals.is_null() ? std::string() : at) + "/arrivals", plan);
+      if (plan.clients) {
+        plan.next_client = static_cast<std::size_t>(Rng(plan_->seed, "clients", size.name).Below(plan.clients->clients.size()));
+      }
       Diurnal diurnal = params_.diurnal;
       if (!size.diurnal.is_null()) ReadStruct(size.diurnal, context_.scenario_file, path_ + at + "/diurnal", diurnal);
       plan.weekend_factor = diurnal.weekend_factor;
@@ -451,6 +496,15 @@ class Planner {
     if (of_cv && !arrivals.cv) Refuse(key + "/cv", fmt::format("is missing; process {} needs it", arrivals.process));
     if (arrivals.process == "gamma") plan.law = GapLaw::GammaOfCv(*arrivals.cv);
     if (arrivals.process == "weibull") plan.law = GapLaw::WeibullOfCv(*arrivals.cv);
+    if (arrivals.process == "servegen") {
+      if (arrivals.clients.empty()) Refuse(key + "/clients", "is missing; process servegen needs a folder");
+      const auto folder = std::filesystem::path(context_.base_dir) / arrivals.clients;
+      try {
+        plan.clients = std::make_shared<const ServeGenClients>(ReadServeGen(folder.string(), false));
+      } catch (const InputError& e) {
+        Refuse(key + "/clients", e.what());
+      }
+    }
     if (arrivals.process != "mmpp") return;
     if (arrivals.states.size() < 2) Refuse(key + "/states", "process mmpp needs two states or more");
     double time = 0;
@@ -473,7 +527,7 @@ class Planner {
     std::vector<std::int32_t> group_of = DealGroups(n);
     for (std::size_t k = 0; k < n; ++k) {
       const std::string& name = plan_->names.models()[k].name;
-      const ClassPlan& size = plan_->classes[size_of[k]];
+      ClassPlan& size = plan_->classes[size_of[k]];
       ModelPlan& model = plan_->models[k];
       model.size = &size;
       RateShape& shape = model.shape;
@@ -492,7 +546,18 @@ class Planner {
       }
       if (group_of[k] != kNone) shape.tracks[1] = {&plan_->groups[static_cast<std::size_t>(group_of[k])], params_.groups.factor};
       if (requests[k] > 0) {
-        const double seconds = IntegralSeconds(shape);
+        double seconds = 0;
+        if (size.clients) {
+          // The next client that is active while the workload lasts.
+          const auto& clients = size.clients->clients;
+          shape.window = size.clients->window;
+          for (std::size_t tries = 0; tries < clients.size() && seconds <= 0; ++tries) {
+            shape.windows = &clients[size.next_client++ % clients.size()].windows;
+            seconds = IntegralSeconds(shape);
+          }
+        } else {
+          seconds = IntegralSeconds(shape);
+        }
         if (seconds <= 0) Refuse("/requests", fmt::format("model {} has requests but a rate of 0 all the time", Quoted(name)));
         model.rate = requests[k] / seconds;
       }
@@ -545,11 +610,19 @@ class MarketSource final : public RequestSource {
       const ModelPlan& model = plan_->models[static_cast<std::size_t>(m)];
       if (model.rate <= 0) continue;
       const std::string& name = plan_->names.models()[static_cast<std::size_t>(m)].name;
-      streams_.push_back({ArrivalStream(model.shape, model.rate, model.size->law, Rng(plan_->seed, "arrivals", name)),
-                          Rng(plan_->seed, "lengths", name), model.size, m});
+      const double rate = model.rate / plan_->sessions.turns;
+      streams_.push_back({ArrivalStream(model.shape, rate, model.size->law, Rng(plan_->seed, "arrivals", name)),
+                          Rng(plan_->seed, "lengths", name),
+                          model.size,
+                          m,
+                          Rng(plan_->seed, "sessions", name),
+                          0,
+                          kNever,
+                          {}});
     }
     for (std::size_t i = 0; i < streams_.size(); ++i) {
-      const TimePs first = streams_[i].arrivals.Next();
+      streams_[i].next_start = streams_[i].arrivals.Next();
+      const TimePs first = streams_[i].next_start;
       if (first != kNever) heap_.push_back({first, static_cast<std::int32_t>(i)});
     }
     std::sort(heap_.begin(), heap_.end(), Earlier);  // a sorted list is a heap
@@ -564,7 +637,12 @@ class MarketSource final : public RequestSource {
     out.arrival = top.time;
     out.model = stream.model;
     DrawLengths(stream, out);
-    top.time = stream.arrivals.Next();
+    if (plan_->sessions.turns > 1) {
+      TakeTurn(stream, out);
+      top.time = stream.turns.empty() ? stream.next_start : std::min(stream.next_start, stream.turns.front().time);
+    } else {
+      top.time = stream.arrivals.Next();
+    }
     if (top.time == kNever) {
       top = heap_.back();
       heap_.pop_back();
@@ -610,17 +688,61 @@ class MarketSource final : public RequestSource {
       f.mean_rate = model.rate * total * 1e-12 / duration_s;
       f.peak_rate = std::max(f.mean_rate, model.rate * most / static_cast<double>(window));
       f.requests = static_cast<std::int64_t>(f.mean_rate * duration_s + 0.5);
+      // A prompt has j earlier turns before its own part, j geometric with these moments; max_prompt_tokens and the end of the
+      // workload are not accounted for.
+      const double earlier = plan_->sessions.turns - 1;
+      if (earlier > 0) {
+        const double earlier2 = earlier * (1 + 2 * earlier);
+        const LengthTable& prompt = model.size->prompt;
+        const LengthTable& output = model.size->output;
+        const double turn = prompt.mean() + output.mean();
+        const double prompt_variance = prompt.mean_square() - prompt.mean() * prompt.mean();
+        const double turn_variance = prompt_variance + output.mean_square() - output.mean() * output.mean();
+        f.mean_prompt2 += earlier * turn_variance + 2 * prompt.mean() * turn * earlier + turn * turn * earlier2;
+        f.mean_prompt += earlier * turn;
+      }
       forecasts.push_back(f);
     }
     return forecasts;
   }
 
+  const RequestDetails& details() const override {
+    const Sessions& sessions = plan_->sessions;
+    if (sessions.turns <= 1) return details_;
+    const std::string& name = plan_->names.models()[static_cast<std::size_t>(last_.model)].name;
+    session_name_ = fmt::format("{}/{}", name, last_.session);
+    details_.session = session_name_;
+    if (sessions.block_tokens == 0) return details_;
+    // A block that is not full is no prefix of the one that follows in the next turn.
+    const std::uint64_t of_model = Hash64(name, plan_->seed);
+    const std::uint64_t of_session = Hash64(session_name_, plan_->seed);
+    blocks_.clear();
+    for (std::int64_t begin = 0; begin < last_.prompt; begin += sessions.block_tokens) {
+      const std::int64_t end = std::min<std::int64_t>(begin + sessions.block_tokens, last_.prompt);
+      const std::uint64_t block =
+          HashAt(end <= sessions.shared_prefix_tokens ? of_model : of_session, static_cast<std::uint64_t>(begin));
+      blocks_.push_back(end - begin == sessions.block_tokens ? block : HashAt(block, static_cast<std::uint64_t>(end)));
+    }
+    details_.blocks = blocks_;
+    details_.block_tokens = static_cast<std::int32_t>(sessions.block_tokens);
+    return details_;
+  }
+
  private:
+  struct Turn {  // that is to come
+    TimePs time;
+    std::int64_t session;
+    std::int64_t history;  // tokens of the session so far
+  };
   struct Stream {
     ArrivalStream arrivals;
     Rng lengths;
     const ClassPlan* size;
     std::int32_t model;
+    Rng sessions;
+    std::int64_t started;     // sessions
+    TimePs next_start;        // of a session, or the first request where there are none
+    std::vector<Turn> turns;  // a heap, earliest first
   };
   struct Pending {
     TimePs time;
@@ -634,6 +756,29 @@ class MarketSource final : public RequestSource {
     if (plan_->correlation != 0) of_output = Correlated(bits);
     out.prompt_tokens = stream.size->prompt.Draw(static_cast<std::uint32_t>(bits >> 32));
     out.output_tokens = stream.size->output.Draw(of_output);
+  }
+
+  // `out` is the next turn of a session, or the first one of a new session, with the lengths of its own part; schedules what
+  // follows.
+  void TakeTurn(Stream& stream, RequestSpec& out) {
+    const Sessions& sessions = plan_->sessions;
+    const auto later = [](const Turn& a, const Turn& b) { return a.time != b.time ? a.time > b.time : a.session > b.session; };
+    Turn turn{out.arrival, stream.started, 0};
+    if (stream.next_start == out.arrival) {
+      ++stream.started;
+      stream.next_start = stream.arrivals.Next();
+    } else {
+      std::pop_heap(stream.turns.begin(), stream.turns.end(), later);
+      turn = stream.turns.back();
+      stream.turns.pop_back();
+    }
+    out.prompt_tokens = static_cast<std::int32_t>(std::min(turn.history + out.prompt_tokens, sessions.max_prompt_tokens));
+    last_ = {out.model, turn.session, out.prompt_tokens};
+    const bool more = stream.sessions.Uniform01() * sessions.turns < sessions.turns - 1;
+    const TimePs think = stream.sessions.ExponentialPs(sessions.think_s * 1e12);
+    if (!more || think >= plan_->duration - out.arrival) return;
+    stream.turns.push_back({out.arrival + think, turn.session, std::int64_t{out.prompt_tokens} + out.output_tokens});
+    std::push_heap(stream.turns.begin(), stream.turns.end(), later);
   }
 
   std::uint32_t Correlated(std::uint64_t bits) const {
@@ -663,6 +808,15 @@ class MarketSource final : public RequestSource {
   std::vector<Pending> heap_;  // the next arrival of every stream that has one
   double other_ = 0;
   SourceCounts counts_;
+  struct Last {
+    std::int32_t model = 0;
+    std::int64_t session = 0;
+    std::int64_t prompt = 0;
+  };
+  Last last_;  // the request that Next gave last, with sessions
+  mutable std::string session_name_;
+  mutable std::vector<std::uint64_t> blocks_;
+  mutable RequestDetails details_;
 };
 
 std::unique_ptr<RequestSource> MakeSource(const SourceContext& context) {

@@ -408,7 +408,13 @@ std::unique_ptr<RequestSource> OpenTrace(const SourceContext& context) {
   if (!std::filesystem::exists(path, error)) {
     RefuseWorkload(context, "path", fmt::format("no file {} (looked for {})", Quoted(workload.path), path.string()));
   }
-  if (std::filesystem::is_directory(path, error)) RefuseWorkload(context, "path", fmt::format("{} is a folder", path.string()));
+  if (std::filesystem::is_directory(path, error)) {
+    for (const TraceFormatEntry& entry : Registry<TraceFormatEntry>::Get().entries()) {
+      if (entry.open_folder && (workload.format == "auto" || workload.format == entry.name))
+        return entry.open_folder(context, path.string());
+    }
+    RefuseWorkload(context, "path", fmt::format("{} is a folder", path.string()));
+  }
   if (workload.format == "ptrace" || IsPtrace(path.string())) return OpenPtraceWorkload(context, path.string());
   auto lines = std::make_unique<LineReader>(path.string(), path.string());
   const TraceFormatEntry& format = FindFormat(context, *lines);
@@ -421,6 +427,8 @@ std::unique_ptr<RequestSource> OpenGenerator(const SourceContext& context) {
   const SourceEntry* entry = registry.Find(workload.market.is_null() ? workload.source : "market");
   if (entry == nullptr) RefuseWorkload(context, "source", UnknownName("source", workload.source, registry.Names()));
   const auto refuse = [&](const char* key) { RefuseWorkload(context, key, "goes with a trace (path), not with a source"); };
+  if (!workload.market.is_null() && workload.params != Json::object())
+    RefuseWorkload(context, "params", "goes with source, not with market");
   if (workload.format != "auto") refuse("format");
   if (!workload.model.empty()) refuse("model");
   if (!workload.assign.is_null()) refuse("assign");
@@ -435,10 +443,11 @@ std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context) {
   const WorkloadConfig& workload = *context.workload;
   const int given = (workload.path.empty() ? 0 : 1) + (workload.source.empty() ? 0 : 1) + (workload.market.is_null() ? 0 : 1);
   if (given != 1) {
-    RefuseWorkload(
-        context, "path",
-        fmt::format("{} given; expected exactly one of path (a trace file), source (a generator) and market",
-                    given == 0 ? "neither path nor source nor market is" : "more than one of path, source and market is"));
+    RefuseWorkload(context, "path",
+                   fmt::format("{} given; expected exactly one of path (a trace file), source (a generator) and market",
+                               given == 0                  ? "neither path nor source nor market is"
+                               : workload.market.is_null() ? "both path and source are"
+                                                           : "both market and path or source are"));
   }
   if (workload.to_s && *workload.to_s <= workload.from_s) {
     RefuseWorkload(context, "to_s", fmt::format("{} is not after from_s = {}", *workload.to_s, workload.from_s));

@@ -9,6 +9,7 @@
 #include "sim/cost_model.h"
 #include "sim/errors.h"
 #include "sim/policy.h"
+#include "traces/market.h"
 
 namespace poolsim {
 namespace {
@@ -17,6 +18,7 @@ constexpr const char* kExamples =
     "Examples:\n"
     "  poolsim list policies            how GPUs may be shared, and the parameters of each way\n"
     "  poolsim list formats             traces that can be read, and generators\n"
+    "  poolsim list templates           markets that workload.market may start from\n"
     "  poolsim list llms\n"
     "  poolsim list profiles            what prices are made of\n"
     "  poolsim list gpus --json | jq '.[].name'";
@@ -152,6 +154,21 @@ void PrintProfiles(const Json& rows, const Style& style) {
   fmt::print("\nA scenario names one as in --set cost.params.physics.profile=NAME, or a file that poolsim calibrate wrote.\n");
 }
 
+void PrintTemplates(const Json& rows, const Style& style) {
+  for (const Json& row : rows) {
+    fmt::print("{}\n  {}\n", style.Bold(Text(row["name"])), Wrap(Text(row["description"]), kPageWidth, 2, 2));
+    for (const char* part : {"sources", "assumptions"}) {
+      fmt::print("  {}:\n", part);
+      for (const Json& line : row[part]) fmt::print("    - {}\n", Wrap(Text(line), kPageWidth, 6, 6));
+    }
+    fmt::print("\n");
+  }
+  fmt::print("{}\n",
+             Wrap("A scenario takes one as in \"workload\": {\"market\": {\"template\": \"NAME\"}}, and may give every key "
+                  "of it another value; --json prints them.",
+                  kPageWidth, 0, 0));
+}
+
 struct Listing {
   const char* name;
   Json (*rows)();
@@ -160,6 +177,7 @@ struct Listing {
 constexpr Listing kListings[] = {
     {"policies", PolicyListing, PrintPolicies},
     {"formats", FormatListing, PrintFormats},
+    {"templates", TemplateListing, PrintTemplates},
     {"gpus", GpuListing, PrintGpus},
     {"llms", LlmListing, PrintLlms},
     {"profiles", ProfileListing, PrintProfiles},
@@ -190,8 +208,8 @@ void List(const Options& options) {
 
 void AddListCommand(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("list", "what there is: policies, formats, gpus, llms or profiles");
-  command->add_option("WHAT", options->what, "policies, formats, gpus, llms or profiles")->required()->type_name("");
+  CLI::App* command = app.add_subcommand("list", "what there is: policies, formats, templates, gpus, llms or profiles");
+  command->add_option("WHAT", options->what, "policies, formats, templates, gpus, llms or profiles")->required()->type_name("");
   command->add_flag("--json", options->json, "print JSON");
   command->footer(kExamples);
   command->callback([options, &invocation] { invocation.action = [options] { List(*options); }; });
