@@ -146,6 +146,7 @@ void StatisticsCollector::Add(const RequestSpec& spec, const RequestDetails& det
   const std::int64_t window = since / window_;
   const auto hour = static_cast<std::size_t>(since / kHour);
 
+  if (static_cast<std::size_t>(window) >= windows_.size()) windows_.resize(static_cast<std::size_t>(window) + 1);
   if (model.requests++ > 0) Active(model.gaps.last, std::min(model.gaps.last + service_, spec.arrival));
   model.prompts += spec.prompt_tokens;
   model.outputs += spec.output_tokens;
@@ -155,7 +156,6 @@ void StatisticsCollector::Add(const RequestSpec& spec, const RequestDetails& det
 
   gaps_.Add(spec.arrival);
   counts_.Add(window);
-  if (static_cast<std::size_t>(window) >= windows_.size()) windows_.resize(static_cast<std::size_t>(window) + 1);
   ++windows_[static_cast<std::size_t>(window)].requests;
   if (hour >= hours_.size()) hours_.resize(hour + 1, 0);
   ++hours_[hour];

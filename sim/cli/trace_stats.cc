@@ -244,11 +244,11 @@ std::string Report(const Options& options, const Scenario& scenario, const Trace
   if (s.hour_min) out += Item(style, "hours", fmt::format("{} to {} times the mean", OrDash(s.hour_min), OrDash(s.hour_max)));
   if (s.peak_over_mean_p50) {
     out += Item(style, "peak over mean",
-                fmt::format("busiest 10 minutes of a model: median {}, p90 {} (models with 100 requests or more)",
+                fmt::format("of a model, its busiest 10 minutes: median {}, p90 {} (of 100 requests or more)",
                             OrDash(s.peak_over_mean_p50), OrDash(s.peak_over_mean_p90)));
   }
   out += Item(style, "active models",
-              fmt::format("{} on average, {} s after each arrival; expected of Poisson arrivals: {} of {}",
+              fmt::format("{} on average, each for {} s after an arrival; expected of Poisson arrivals: {} of {}",
                           s.active ? Number(*s.active) : "-", Number(o.service_s), Number(s.active_expected),
                           Count(static_cast<std::int64_t>(s.models.size()))));
   const auto sampled = [](double share) { return share < 1 ? fmt::format(" (of {} % followed)", Rounded(share * 100, 3)) : ""; };
