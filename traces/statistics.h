@@ -117,8 +117,8 @@ struct TraceStatistics {
   std::optional<double> turns_mean;
   std::int64_t turns_p50 = 0, turns_p90 = 0;
 
-  std::int64_t blocks = 0;  // prefix blocks of all prompts
-  std::int32_t block_tokens = 0;
+  std::int64_t blocks = 0;              // prefix blocks of all prompts
+  std::int32_t block_tokens = 0;        // the most of any request
   double blocks_share = 1;              // of the distinct blocks that were kept
   std::optional<double> blocks_reused;  // share of the blocks whose hash had come before
   std::size_t hash_bytes = 0;           // memory that sessions and hashes took

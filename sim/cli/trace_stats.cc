@@ -117,7 +117,7 @@ Json StatisticsJson(const TraceStatistics& s, const SourceCounts& counts, const 
       s.turns_mean ? Json{{"mean", Rounded(*s.turns_mean)}, {"p50", s.turns_p50}, {"p90", s.turns_p90}} : Json(nullptr);
   json["sessions"] = std::move(sessions);
   Json prefixes;
-  prefixes["block_tokens"] = s.block_tokens;
+  prefixes["block_tokens_max"] = s.block_tokens;
   prefixes["blocks"] = s.blocks;
   prefixes["sampled_share"] = s.blocks_share;
   prefixes["reused_share"] = OrNull(s.blocks_reused);
@@ -260,7 +260,7 @@ std::string Report(const Options& options, const Scenario& scenario, const Trace
   }
   if (s.blocks_reused) {
     out += Item(style, "prefixes",
-                fmt::format("{} blocks of {} tokens, {} % of them seen before{}", Count(s.blocks), s.block_tokens,
+                fmt::format("{} blocks of up to {} tokens, {} % of them seen before{}", Count(s.blocks), s.block_tokens,
                             Percent(*s.blocks_reused), sampled(s.blocks_share)));
   }
   if (s.hash_bytes > 0)
