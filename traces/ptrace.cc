@@ -376,6 +376,9 @@ class Cursor {
       }
     }
     if (hashes_.end != nullptr) {
+      const auto tokens =
+          static_cast<std::int32_t>(hashes_.Varint(static_cast<std::uint64_t>(kMaxTokens), "a length is out of range"));
+      if (tokens == 0) return;
       const std::uint64_t count = hashes_.Varint(hashes_.left(), "a request has more hashes than its block");
       hashes.clear();
       std::uint64_t hash = 0;
@@ -384,7 +387,7 @@ class Cursor {
         hashes.push_back(hash);
       }
       details.blocks = hashes;
-      details.block_tokens = block_tokens_;
+      details.block_tokens = tokens;
     }
   }
 
@@ -407,9 +410,6 @@ class Cursor {
     Span rest = block;
     sessions_ = (flags & kSessions) != 0 ? rest.Take(sizes[4], kTooLong) : Span();
     hashes_ = (flags & kHashes) != 0 ? rest : Span();
-    if ((flags & kHashes) != 0)
-      block_tokens_ =
-          static_cast<std::int32_t>(hashes_.Varint(static_cast<std::uint64_t>(kMaxTokens), "a length is out of range"));
     texts_.clear();
     detailed_ = (flags & (kSessions | kHashes)) != 0;
     unit_ = 1;
@@ -428,7 +428,6 @@ class Cursor {
   std::uint64_t rank_ = 0;
   std::uint32_t left_ = 0;  // requests of the block that are still to come
   std::int32_t model_;
-  std::int32_t block_tokens_ = 0;
   bool detailed_ = false;
   std::size_t next_block_;
   std::size_t end_block_;
@@ -685,9 +684,6 @@ void PtraceWriter::Add(const RequestSpec& spec, const RequestDetails& details) {
   if (m >= models_.size()) models_.resize(m + 1);
   Model& model = models_[m];
   Block& block = model.block;
-  const std::int32_t block_tokens = details.block_tokens;
-  if (!block.arrivals.empty() && block_tokens != block.block_tokens) WriteBlock(model);
-
   const std::size_t before = block.Bytes();
   rank_ = spec.arrival == last_ ? rank_ + 1 : 0;
   last_ = spec.arrival;
@@ -707,8 +703,9 @@ void PtraceWriter::Add(const RequestSpec& spec, const RequestDetails& details) {
       block.session_bytes += details.session.size() + 64;
     }
   }
-  block.block_tokens = block_tokens;
-  if (block_tokens != 0) {
+  PutVarint(block.hashes, static_cast<std::uint64_t>(details.block_tokens));
+  if (details.block_tokens != 0) {
+    block.has_hashes = true;
     PutVarint(block.hashes, details.blocks.size());
     std::uint64_t last = 0;
     for (const std::uint64_t hash : details.blocks) {
@@ -774,16 +771,12 @@ void PtraceWriter::WriteBlock(Model& model) {
   if (!block.has_sessions) block.session.clear();
   std::string& out = scratch_;
   out.clear();
-  PutVarint(out,
-            (block.has_ranks ? kRanks : 0u) | (block.has_sessions ? kSessions : 0u) | (block.block_tokens != 0 ? kHashes : 0u));
+  PutVarint(out, (block.has_ranks ? kRanks : 0u) | (block.has_sessions ? kSessions : 0u) | (block.has_hashes ? kHashes : 0u));
   PutVarint(out, digits);
   const std::string_view columns[kColumns] = {arrival, block.prompt, block.output, block.rank, block.session};
   for (const std::string_view column : columns) PutVarint(out, column.size());
   for (const std::string_view column : columns) out += column;
-  if (block.block_tokens != 0) {
-    PutVarint(out, static_cast<std::uint64_t>(block.block_tokens));
-    out += block.hashes;
-  }
+  if (block.has_hashes) out += block.hashes;
 
   const std::uint64_t offset = file_.bytes_given();
   file_.Write(out);

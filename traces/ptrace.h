@@ -19,8 +19,8 @@
 //   rank       number of requests before this one, of any model, that arrive at the same time. Requests in order of
 //              (arrival, rank) are in the order in which they were written
 //   session    0: none; 1: a text not yet used in this block, which follows; n + 2: the n-th text of the block
-//   hashes     tokens of a prefix block, then for each request how many hashes it has, and each one as the difference from the
-//              one before in the request, signed (0 before the first), modulo 2^64
+//   hashes     of each request: tokens of its prefix blocks (0: it has no hashes); if there are, their number, and each one as
+//              the difference from the one before (0 before the first), signed, modulo 2^64
 //
 // The footer is
 //
@@ -93,7 +93,7 @@ class PtraceWriter {
     std::string prompt, output, rank, session, hashes;
     bool has_ranks = false;
     bool has_sessions = false;
-    std::int32_t block_tokens = 0;
+    bool has_hashes = false;
     std::unordered_map<std::string, std::uint64_t> sessions;
     std::size_t session_bytes = 0;  // estimate of what `sessions` takes
     std::size_t Bytes() const {

@@ -76,7 +76,12 @@ std::string Spelled(const CLI::App& app) {
 std::string UsageMessage(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = Innermost(app);
   const std::string help = fmt::format("; see {} --help", Spelled(command));
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) return error.what() + help;
+  // A mistyped subcommand is first of all one that is missing.
+  const bool choice = !command.get_subcommands(nullptr).empty();
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr &&
+      !(choice && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr)) {
+    return error.what() + help;
+  }
   for (const std::string& word : app.remaining(true)) {
     if (word.size() > 1 && word[0] == '-') {
       std::vector<std::string> known;
@@ -85,7 +90,7 @@ std::string UsageMessage(const CLI::App& app, const CLI::ParseError& error) {
       }
       return UnknownName("option", word.substr(0, word.find('=')), known) + help;
     }
-    if (command.get_parent() == nullptr) {
+    if (choice) {
       std::vector<std::string> known;
       for (const CLI::App* sub : command.get_subcommands(nullptr)) known.push_back(sub->get_name());
       return UnknownName("command", word, known) + help;

@@ -156,6 +156,7 @@ void AddTraceCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* trace = app.add_subcommand("trace", "look into traces, convert them, write a generator's requests");
   trace->require_subcommand(1);
   trace->footer(kExamples);
+  AddTraceStatsCommand(*trace, invocation);
 
   const auto converted = std::make_shared<Options>();
   CLI::App* convert = trace->add_subcommand("convert", "write a trace, or a scenario's workload, in another layout");

@@ -61,7 +61,7 @@ Trace MakeTrace(std::size_t requests, std::size_t models, bool details, TimePs u
     r.spec.output_tokens = static_cast<std::int32_t>(1 + rng.Below(300));
     if (details && r.spec.model % 2 == 0) {
       if (rng.Below(4) != 0) r.session = "session " + std::to_string(rng.Below(500));
-      r.block_tokens = 512;
+      r.block_tokens = rng.Below(10) == 0 ? 444 : 512;
       for (std::uint64_t b = rng.Below(5); b > 0; --b) r.blocks.push_back(rng.Below(2) == 0 ? rng.Bits() : b);
     }
     trace.requests.push_back(r);
