@@ -95,15 +95,15 @@ bool ShareTiers(TimePs now, std::vector<Link>& links, std::span<const std::int32
   const TierRates change = links[link].LoadingChange();
   if (change == TierRates{}) return false;
   // Most tiers give more than the GPUs can take, however many there are.
-  const auto share = [&](int t) { return std::max<std::int64_t>(1, rates[t] / std::max<std::int64_t>(1, loading[t])); };
   const std::int64_t most = links[link].rate_in();
+  const auto share = [&](int t) { return loading[t] == 0 ? most : std::clamp<std::int64_t>(rates[t] / loading[t], 1, most); };
   bool felt = false;
   TierRates shares{};
   for (int t = 0; t < kTiers; ++t) {
-    const std::int64_t before = std::min(most, share(t));
+    const std::int64_t before = share(t);
     loading[t] += change[t];
     shares[t] = share(t);
-    felt = felt || std::min(most, shares[t]) != before;
+    felt = felt || shares[t] != before;
   }
   if (!felt) return false;
   bool changed = false;

@@ -178,7 +178,9 @@ TEST_CASE("Mutated samples are read or refused", "[fuzz]") {
                                                                     {"muxserve.json", "muxserve"}};
   std::set<std::string> formats;
   for (const auto& sample : samples) formats.insert(sample.second);
-  CHECK(formats.size() == Registry<TraceFormatEntry>::Get().entries().size());
+  const auto& entries = Registry<TraceFormatEntry>::Get().entries();
+  CHECK(static_cast<std::ptrdiff_t>(formats.size()) ==
+        std::count_if(entries.begin(), entries.end(), [](const TraceFormatEntry& entry) { return !entry.open_folder; }));
   std::int64_t refused = 0;
   std::int64_t read = 0;
   for (const auto& [file, format] : samples) {

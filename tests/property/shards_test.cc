@@ -123,7 +123,7 @@ TEST_CASE("A model on instances of its own fares the same alone and beside other
 
 TEST_CASE("Cells share a model's requests and instances among them and lose none", "[property]") {
   const auto text = [](const std::string& cells) {
-    return R"({"workload": {"market": {"models": 1, "rate": 50, "duration_s": 200, "sizes": [{"name": "m", "llms": ["qwen2.5-7b"]}],
+    return R"({"workload": {"market": {"models": 1, "rate": 50, "duration_s": 200, "popularity": {"zipf": 0}, "sizes": [{"name": "m", "llms": ["qwen2.5-7b"]}],
       "prompt_tokens": {"fixed": 200}, "output_tokens": {"fixed": 50}}}, "output": {"requests": true},
       "fleet": {"gpu": "h800", "cell_gpus": )" +
            cells + R"(}, "policy": {"name": "dedicated", "params": {"dedicated": {"replicas": 12}}}})";
