@@ -60,15 +60,17 @@ struct Lateness {
 
 }  // namespace
 
-void Batch::Push(std::vector<Entry>& heap, Entry entry) {
+void Batch::Push(std::vector<Entry>& heap, Entry entry, const RequestTable& requests) const {
+  if (heap.size() > 64 + 2 * stepping.size()) {
+    std::erase_if(heap, [&](const Entry& e) { return !Valid(e, requests); });
+    std::make_heap(heap.begin(), heap.end(), After);
+  }
   heap.push_back(entry);
-  std::push_heap(heap.begin(), heap.end(),
-                 [](const Entry& x, const Entry& y) { return x.key > y.key || (x.key == y.key && x.id > y.id); });
+  std::push_heap(heap.begin(), heap.end(), After);
 }
 
 void Batch::Pop(std::vector<Entry>& heap) {
-  std::pop_heap(heap.begin(), heap.end(),
-                [](const Entry& x, const Entry& y) { return x.key > y.key || (x.key == y.key && x.id > y.id); });
+  std::pop_heap(heap.begin(), heap.end(), After);
   heap.pop_back();
 }
 
@@ -137,13 +139,13 @@ void Batch::Join(RequestId id, RequestTable& requests, const Targets& targets) {
   measured_ += r.measured ? 1 : 0;
   const std::int64_t* padding = padding_table_->Of(r.context_offset);
   for (std::size_t n = 0; n < padding_.size(); ++n) padding_[n] += padding[n];
-  Push(finish_, {r.output - r.generated_offset, r.stamp, id});
+  Push(finish_, {r.output - r.generated_offset, r.stamp, id}, requests);
   if (r.service.dirty) {
     dirty_.push_back(id);
     dirty_stamps_.push_back(r.stamp);
   } else {
     // Due time of the token of step n is key + n TBT; token number is n + generated_offset - 1.
-    Push(clean_, {r.arrival + targets.ttft + (r.generated_offset - 1) * targets.tbt, r.stamp, id});
+    Push(clean_, {r.arrival + targets.ttft + (r.generated_offset - 1) * targets.tbt, r.stamp, id}, requests);
   }
   fresh_.push_back(id);
   fresh_stamps_.push_back(r.stamp);

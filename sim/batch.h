@@ -100,8 +100,11 @@ class Batch {
     std::uint32_t stamp;
     RequestId id;
   };
-  // Min-heaps with lazy deletion: an entry counts only while the request's stamp is the one it was made with.
-  static void Push(std::vector<Entry>& heap, Entry entry);
+  // Min-heaps with lazy deletion: an entry counts only while the request's stamp is the one it was made with. Where steps are
+  // faster than the target, keys fall from one member to the next, and what is stale sinks instead of coming up: a batch that is
+  // never empty would keep it for ever. So a heap that is mostly stale is cleared of it.
+  static bool After(const Entry& x, const Entry& y) { return x.key > y.key || (x.key == y.key && x.id > y.id); }
+  void Push(std::vector<Entry>& heap, Entry entry, const RequestTable& requests) const;
   static void Pop(std::vector<Entry>& heap);
   bool Valid(const Entry& e, const RequestTable& requests) const { return requests[e.id].stamp == e.stamp; }
   void AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics,
