@@ -98,8 +98,6 @@ class Engine final : public ClusterView, public Oracle {
   void Feed(std::span<const RequestSpec> requests);
   // No more requests: simulates to the end (or the horizon). Once, after the last Feed.
   EngineResult Finish();
-  // Whether the horizon has passed, so that further requests would not be looked at.
-  bool over() const { return over_; }
   TimePs simulated() const { return now_; }
 
   Metrics& metrics() { return metrics_; }

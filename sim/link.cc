@@ -18,9 +18,12 @@ void Link::Advance(TimePs now) {
 
 namespace {
 
-// ceil(a / b) for a >= 0, b > 0 with a quotient below 2^53, without the library's division of 128 bits.
+// ceil(a / b) for a >= 0, b > 0, without the library's division of 128 bits: doubles are off by little. kNever where that is
+// beyond any scenario.
 std::int64_t DivideUp(__int128 a, std::int64_t b) {
-  auto q = static_cast<std::int64_t>(static_cast<double>(a) / static_cast<double>(b));
+  const double estimate = static_cast<double>(a) / static_cast<double>(b);
+  if (estimate > kMaxSeconds * 1e12) return kNever;
+  auto q = static_cast<std::int64_t>(estimate);
   while (static_cast<__int128>(q) * b < a) ++q;
   while (q > 0 && static_cast<__int128>(q - 1) * b >= a) --q;
   return q;
@@ -45,7 +48,8 @@ void Link::Reprice() {
       rate = static_cast<std::int64_t>(static_cast<double>(rate) * config_.both_ways_share[i & 1]);
     }
     t.rate = std::max<std::int64_t>(1, rate);
-    next_end_ = std::min(next_end_, now_ + DivideUp(t.left, t.rate));
+    const TimePs wait = DivideUp(t.left, t.rate);
+    if (wait != kNever) next_end_ = std::min(next_end_, now_ + wait);
   }
 }
 

@@ -276,8 +276,9 @@ struct PolicyEntry {
   bool oracle = false;          // sees output lengths
   bool owns_fleet = false;      // brings its own number of GPUs instead of fleet.gpus (dedicated)
   bool needs_forecast = false;  // Placement looks at ModelFacts::forecast
-  // Every instance runs one model and what happens on those of one model has no bearing on the others, so that the engine may
-  // simulate each model, or each of several groups of a model's instances (cells), apart.
+  // Every instance runs one model and what happens on those of one model has no bearing on the others, so that each model, or
+  // each of several groups of a model's instances (cells), is simulated apart. Host memory for KV is divided by GPUs; that
+  // instances of different models lie in one node and may share an uplink (switch.gpus_per_link) is left out.
   bool separable = false;
   std::function<std::unique_ptr<Policy>(const Json& params, const std::string& file, const std::string& path,
                                         const PolicyContext&)>

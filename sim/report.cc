@@ -113,6 +113,7 @@ Json Workload(const Scenario& scenario, const WorkloadFacts& facts) {
   Json json;
   if (!scenario.workload.path.empty()) json["path"] = scenario.workload.path;
   if (!scenario.workload.source.empty()) json["source"] = scenario.workload.source;
+  if (!scenario.workload.market.is_null()) json["source"] = "market";
   json["requests"] = facts.seen.requests;
   json["models"] = facts.names.models().size();
   json["last_arrival_s"] = Seconds(facts.seen.last_arrival);
@@ -331,7 +332,8 @@ Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const 
   json["command"] = provenance.command;
   json["scenario"] = provenance.scenario;
   json["seed"] = scenario.seed;
-  json["trace_hash"] = fmt::format("{:016x}", facts.seen.hash);
+  const bool read = facts.surveyed || facts.seen.hash != 0;  // no policy could run: nobody has read it
+  json["trace_hash"] = read ? Json(fmt::format("{:016x}", facts.seen.hash)) : Json();
   if (results.size() == 1) {
     json["policy"] = results[0].policy;
     json["fingerprint"] = Fingerprint(results[0]);
@@ -341,7 +343,8 @@ Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const 
     json["fingerprints"] = std::move(by_policy);
   }
   json["workload"] = Workload(scenario, facts);
-  json["forecast"] = Json{{"from", "one pass over the workload"}, {"window_s", scenario.forecast.window_s}};
+  json["forecast"] = Json{{"from", facts.surveyed ? "one pass over the workload" : "what the workload says of itself"},
+                          {"window_s", scenario.forecast.window_s}};
   return json;
 }
 

@@ -75,6 +75,8 @@ class RequestSource {
 
   // The requests of these models alone (sorted numbers of names()), from the start, as a source that shares nothing that changes
   // with this one, so that it may be read on another thread; model numbers stay. Null: the workload can only be read as a whole.
+  // What was failed or skipped when a file was made is in counts() of the whole, before anything is read; a part's counts() mean
+  // nothing.
   virtual std::unique_ptr<RequestSource> Split(std::span<const std::int32_t> models) const {
     (void)models;
     return nullptr;

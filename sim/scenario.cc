@@ -37,10 +37,11 @@ void FleetConfig::Describe(Fields& f) {
   f.Real("reserve_gb", reserve_gb, "memory per GPU for the CUDA context and activations, in GB", 0, 1e6);
   f.Real("host_cache_gb", host_cache_gb, "host memory per node for weights, in GB; the least recently loaded make room", 0, 1e9);
   f.Bool("host_cache_warm", host_cache_warm, "host caches start with as many models as fit, in the order of the workload");
-  f.Real("host_kv_gb", host_kv_gb, "host memory per node for KV cache, in GB; the nodes of a pool share theirs", 0, 1e9);
+  f.Real("host_kv_gb", host_kv_gb,
+         "host memory per node for KV cache, in GB; the nodes of a pool (dedicated: of a model) share theirs", 0, 1e9);
   f.OptInt("cell_gpus", cell_gpus,
            "dedicated: a model with more GPUs is cut into cells of about this many, independent groups of instances among which "
-           "its requests are dealt by hash; null: never",
+           "its requests are dealt by hash, and each of which counts as a part of an active model; null: never",
            1);
 }
 
@@ -139,7 +140,10 @@ void MetricsConfig::Describe(Fields& f) {
   f.OptReal("horizon_s", horizon_s, "stop here; what is unfinished counts as missed", 1e-9, kMaxSeconds);
 }
 
-void OutputConfig::Describe(Fields& f) { f.Bool("requests", requests, "write requests.csv, a row per request"); }
+void OutputConfig::Describe(Fields& f) {
+  f.Bool("requests", requests,
+         "write requests.csv, a row per request; `request` is its number in its pool (dedicated: in its model's cell)");
+}
 
 void PoolConfig::Describe(Fields& f) {
   f.Text("name", name, "name of the pool");

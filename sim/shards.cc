@@ -21,7 +21,7 @@ namespace {
 
 constexpr std::int64_t kRowsAtOnce = 4096;             // of a shard that reads for itself
 constexpr std::int64_t kLeastWindow = 1 << 14;         // rows that shards which advance together get at a time ...
-constexpr std::int64_t kMostWindow = 1 << 18;          // ... at most 24 bytes each, twice
+constexpr std::int64_t kMostWindow = 1 << 18;          // ... at most, of 24 bytes each
 constexpr std::int64_t kWindowRowsPerShard = 1 << 10;  // enough to make up for bringing a shard into the cache
 
 struct Shard {
@@ -45,7 +45,9 @@ struct Group {
 struct Route {
   std::size_t first = 0;  // shard of its first cell
   std::uint64_t cells = 1;
-  ModelId model = 0;  // by the shard's numbers
+  std::uint64_t instances = 1;  // that take arrivals: cell c has every cells-th of them
+  std::uint64_t key = 0;        // of the draws
+  ModelId model = 0;            // by the shard's numbers
   std::uint64_t name_hash = 0;
   std::uint64_t dealt = 0;  // requests so far
 };
@@ -122,7 +124,6 @@ class Run {
     std::unique_ptr<Engine> engine;
     std::vector<std::string> names;  // of models, as CSV cells
     std::string rows;                // of requests.csv, that are not in the spool yet
-    std::int64_t fed = 0;
   };
 
   void PreparePool(std::size_t p);
@@ -134,7 +135,7 @@ class Run {
   // Reads up to `limit` requests into rows[k], of the group's shard k. False at the end, or beyond the horizon.
   bool Read(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,
             WorkloadSeen& seen);
-  void Seen(WorkloadSeen& seen, const RequestSource& source);
+  void Seen(const WorkloadSeen& seen);
   void RunAlone(const Group& group, std::unique_ptr<RequestSource> source);
   void RunTogether(const Group& group, std::unique_ptr<RequestSource> source, Team& team);
 
@@ -143,11 +144,12 @@ class Run {
   const WorkloadFacts& facts_;
   const RunOptions& options_;
   std::vector<std::unique_ptr<PreparedPool>> pools_;
-  std::vector<PoolSetup> setups_;  // of the pools, without models
   std::vector<Shard> shards_;
-  std::vector<Route> routes_;  // by the workload's models
+  std::vector<std::unique_ptr<Running>> begun_;  // by shard: whole pools, begun early to find out whether they can be placed
+  std::vector<Route> routes_;                    // by the workload's models
   std::vector<Group> groups_;
   std::unique_ptr<RowSpool> spool_;
+  std::size_t rows_kept_ = 1 << 18;  // bytes of requests.csv that a shard keeps
   std::atomic<std::int64_t> fed_{0};
   std::vector<std::uint64_t> fingerprints_;  // by shard
   std::mutex mutex_;                         // guards result_
@@ -159,6 +161,7 @@ void Run::PreparePool(std::size_t p) {
   const PoolPlan& plan = plans_[p];
   pools_.push_back(std::make_unique<PreparedPool>(s_, plan.config, plan.models, facts_));
   PreparedPool& pool = *pools_.back();
+  pool.setup.models.clear();
   pool.setup.check = options_.check;
   PoolTotals& totals = result_.pools[p];
   totals.gpu = pool.setup.gpu;
@@ -166,22 +169,19 @@ void Run::PreparePool(std::size_t p) {
 
   const PolicyEntry& policy = *Registry<PolicyEntry>::Get().Find(plan.config.policy.name);
   if (policy.owns_fleet) pool.setup.fleet.gpus = 0;
-  for (std::size_t i = 0; i < plan.models.size(); ++i) {
-    Route& route = routes_[static_cast<std::size_t>(plan.models[i])];
-    route.first = shards_.size();
-    route.model = static_cast<ModelId>(i);
-  }
-  setups_.push_back(pool.setup);
-  setups_.back().models = {};
   if (policy.separable) {
     PoolParts parts(s_, plan.config.policy, static_cast<std::uint64_t>(s_.seed));
-    CutByModel(p, parts.placement->Place(pool.setup.fleet, pool.setup.models, *pool.prices));
+    CutByModel(p, parts.placement->Place(pool.setup.fleet, pool.models, *pool.prices));
     return;
   }
   Shard shard;
   shard.pool = p;
-  shard.models.resize(plan.models.size());
-  std::iota(shard.models.begin(), shard.models.end(), 0);
+  for (std::size_t i = 0; i < plan.models.size(); ++i) {
+    shard.models.push_back(static_cast<std::int32_t>(i));
+    Route& route = routes_[static_cast<std::size_t>(plan.models[i])];
+    route.first = shards_.size();
+    route.model = static_cast<ModelId>(i);
+  }
   shards_.push_back(std::move(shard));
 }
 
@@ -209,6 +209,9 @@ void Run::CutByModel(std::size_t p, const std::vector<InstanceFacts>& plan) {
     Route& route = routes_[static_cast<std::size_t>(pool.models[m])];
     route.first = shards_.size();
     route.cells = static_cast<std::uint64_t>(cells);
+    route.instances = static_cast<std::uint64_t>(roles[static_cast<std::size_t>(Role::kBoth)] +
+                                                 roles[static_cast<std::size_t>(Role::kPrefill)]);
+    route.key = Hash64(totals.models[m].name, static_cast<std::uint64_t>(s_.seed));
     route.model = 0;
     for (std::int64_t c = 0; c < cells; ++c) {
       Shard shard;
@@ -257,10 +260,10 @@ std::unique_ptr<Run::Running> Run::Begin(std::size_t number) {
   const PoolConfig& config = plans_[shard.pool].config;
   const PreparedPool& pool = *pools_[shard.pool];
   auto running = std::make_unique<Running>();
-  PoolSetup setup = setups_[shard.pool];
+  PoolSetup setup = pool.setup;  // but for its models
   std::vector<ModelOverrides> overrides;
   for (const std::int32_t m : shard.models) {
-    setup.models.push_back(pool.setup.models[m]);
+    setup.models.push_back(pool.models[m]);
     overrides.push_back(pool.overrides[m]);
     running->names.push_back(CsvCell(pool.models[m].name));
   }
@@ -298,7 +301,7 @@ std::unique_ptr<Run::Running> Run::Begin(std::size_t number) {
     engine.set_request_sink([this, number, cell = shard.cell, pool_cell = CsvCell(config.name), r = running.get()](
                                 const Request& request, const Targets& targets) {
       r->rows += RequestRow(request, pool_cell, cell, r->names[request.model], targets);
-      if (r->rows.size() < (1 << 18)) return;
+      if (r->rows.size() < rows_kept_) return;
       if (spool_ != nullptr) {
         spool_->Append(number, r->rows);
       } else {
@@ -357,11 +360,11 @@ bool Run::Read(RequestSource& source, const Group& group, std::int64_t limit, st
   for (std::int64_t n = 0; n < limit; ++n) {
     if (!source.Next(spec)) return false;
     Route& route = routes_[static_cast<std::size_t>(spec.model)];
-    if (!facts_.surveyed && spec.arrival <= horizon) seen.Add(spec, route.name_hash);
+    if (spec.arrival <= horizon) seen.Add(spec, route.name_hash);
     std::size_t shard = route.first - group.first;
     if (route.cells > 1) {
-      const std::uint64_t draw = HashAt(route.name_hash, route.dealt++);
-      shard += static_cast<std::size_t>(static_cast<unsigned __int128>(draw) * route.cells >> 64);
+      const std::uint64_t draw = HashAt(route.key, route.dealt++);
+      shard += static_cast<std::size_t>((static_cast<unsigned __int128>(draw) * route.instances >> 64) % route.cells);
     }
     spec.model = route.model;
     rows[shard].push_back(spec);
@@ -370,14 +373,14 @@ bool Run::Read(RequestSource& source, const Group& group, std::int64_t limit, st
   return true;
 }
 
-void Run::Seen(WorkloadSeen& seen, const RequestSource& source) {
-  seen.counts = source.counts();
+void Run::Seen(const WorkloadSeen& seen) {
   const std::lock_guard<std::mutex> lock(mutex_);
   result_.seen.Merge(seen);
 }
 
 void Run::RunAlone(const Group& group, std::unique_ptr<RequestSource> source) {
-  std::unique_ptr<Running> running = Begin(group.first);
+  std::unique_ptr<Running> running = std::move(begun_[group.first]);
+  if (running == nullptr) running = Begin(group.first);
   std::vector<std::vector<RequestSpec>> rows(1);
   WorkloadSeen seen;
   for (bool more = true; more;) {
@@ -385,13 +388,14 @@ void Run::RunAlone(const Group& group, std::unique_ptr<RequestSource> source) {
     Feed(*running, rows.front());
   }
   End(group.first, std::move(running));
-  Seen(seen, *source);
+  Seen(seen);
 }
 
 // While the shards work on one window, the next is read.
 void Run::RunTogether(const Group& group, std::unique_ptr<RequestSource> source, Team& team) {
   const std::int64_t window = std::clamp(static_cast<std::int64_t>(group.count) * kWindowRowsPerShard, kLeastWindow, kMostWindow);
   std::vector<std::unique_ptr<Running>> running(group.count);
+  for (std::size_t k = 0; k < group.count; ++k) running[k] = std::move(begun_[group.first + k]);
   std::vector<std::vector<RequestSpec>> rows(group.count), next(group.count);
   WorkloadSeen seen;
   bool more = true;
@@ -409,7 +413,7 @@ void Run::RunTogether(const Group& group, std::unique_ptr<RequestSource> source,
       if (last) End(group.first + k, std::move(running[k]));
     });
   }
-  Seen(seen, *source);
+  Seen(seen);
 }
 
 ShardsResult Run::All() {
@@ -418,10 +422,17 @@ ShardsResult Run::All() {
   for (std::size_t m = 0; m < routes_.size(); ++m) routes_[m].name_hash = Hash64(facts_.names.models()[m].name);
   for (std::size_t p = 0; p < plans_.size(); ++p) PreparePool(p);
   fingerprints_.resize(shards_.size());
+  begun_.resize(shards_.size());
   if (options_.request_rows && shards_.size() > 1) spool_ = std::make_unique<RowSpool>(shards_.size());
+  rows_kept_ = std::clamp<std::size_t>((1 << 26) / shards_.size(), 1 << 12, 1 << 18);
+
+  for (std::size_t n = 0; n < shards_.size(); ++n) {
+    if (!shards_[n].part) begun_[n] = Begin(n);
+  }
 
   std::unique_ptr<RequestSource> source = OpenScenarioWorkload(s_);
   MakeGroups(*source);
+  SourceCounts counts = source->counts();  // of a file that is read in parts: all of it
   Team team(options_.threads);
   const auto of = [&](const Group& group) { return groups_.size() == 1 ? std::move(source) : source->Split(group.models); };
   std::vector<const Group*> alone;
@@ -436,6 +447,12 @@ ShardsResult Run::All() {
   std::stable_sort(alone.begin(), alone.end(), [](const Group* a, const Group* b) { return a->expected > b->expected; });
   team.Run(alone.size(), [&](std::size_t task, int) { RunAlone(*alone[task], of(*alone[task])); });
 
+  result_.seen.counts = facts_.seen.counts;
+  if (!facts_.surveyed) {
+    // A generator reads nothing; of a file only what the horizon leaves was looked at.
+    counts.rows_read = result_.seen.requests + counts.rows_failed + counts.rows_skipped;
+    result_.seen.counts = counts;
+  }
   for (const std::uint64_t f : fingerprints_) {
     result_.fingerprint = fingerprints_.size() == 1 ? f : (std::rotl(result_.fingerprint, 17) ^ f) * 0x9e3779b97f4a7c15u;
   }

@@ -19,7 +19,7 @@
 
 namespace poolsim {
 
-// A pool of a run: prepared, and the models of the workload that run in it.
+// A pool, and the models of the workload that run in it.
 struct PoolPlan {
   PoolConfig config;
   std::vector<std::int32_t> models;  // of the workload, sorted; the pool's model i is models[i]

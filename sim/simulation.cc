@@ -274,10 +274,6 @@ void WorkloadSeen::Merge(const WorkloadSeen& other) {
   requests += other.requests;
   last_arrival = std::max(last_arrival, other.last_arrival);
   hash += other.hash;
-  counts.rows_read += other.counts.rows_read;
-  counts.rows_failed += other.counts.rows_failed;
-  if (counts.rows_skipped == 0) counts.first_skipped = other.counts.first_skipped;
-  counts.rows_skipped += other.counts.rows_skipped;
 }
 
 WorkloadFacts SurveyWorkload(const Scenario& s) {

@@ -38,7 +38,7 @@ struct WorkloadSeen {
     hash += Mix64(static_cast<std::uint64_t>(r.arrival) ^ Mix64(name_hash ^ (static_cast<std::uint64_t>(r.prompt_tokens) << 32 |
                                                                              static_cast<std::uint32_t>(r.output_tokens))));
   }
-  void Merge(const WorkloadSeen& other);
+  void Merge(const WorkloadSeen& other);  // but for the counts, which belong to the whole
 };
 
 // The metrics of one run, all pools merged.
@@ -67,17 +67,15 @@ struct RunResult {
   std::int64_t kv_bytes_moved = 0;
   double active_models_mean = 0;
   TimePs window = 0;
-  WorkloadSeen seen;  // by this run, to the horizon
+  WorkloadSeen seen;  // by this run, to the horizon; its counts are those of the survey where there was one
 };
 
 // What is known of the workload before a run: its models, and their load.
 struct WorkloadFacts {
   ModelNames names;
   std::vector<Forecast> forecast;  // by model
-  // Whether that took a pass over the workload. If not, `seen` has the expected number of requests, and what a run has seen
-  // replaces it.
-  bool surveyed = true;
-  WorkloadSeen seen;
+  bool surveyed = true;            // that took a pass over the workload
+  WorkloadSeen seen;               // in that pass; else the number of requests that are expected, and nothing else
 };
 
 // Simulated time somewhere, requests so far. Called from any thread.

@@ -37,10 +37,10 @@ class Team {
   std::uint64_t round_ = 0;  // guarded by mutex_, as are these
   std::size_t working_ = 0;
   bool stop_ = false;
-  const std::function<void(std::size_t, int)>* task_ = nullptr;
-  std::size_t tasks_ = 0;
   std::exception_ptr error_;
   std::size_t error_task_ = 0;
+  const std::function<void(std::size_t, int)>* task_ = nullptr;  // change between rounds only, as does this
+  std::size_t tasks_ = 0;
   std::atomic<std::size_t> next_{0};
 };
 

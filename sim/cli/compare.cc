@@ -140,7 +140,7 @@ void Compare(const Options& options, const Invocation& invocation) {
   results.reserve(jobs.size());
   for (Job& job : jobs) results.push_back(std::move(job.result));
   const auto ran = std::find_if(results.begin(), results.end(), [](const RunResult& r) { return r.feasible; });
-  if (!facts.surveyed && ran != results.end()) facts.seen = ran->seen;
+  if (ran != results.end()) facts.seen = ran->seen;
 
   if (to_files) {
     WriteResults(*folder, scenario, results);

@@ -44,7 +44,7 @@ Outcome RunWithProgress(const Scenario& scenario, const SimulationOptions& optio
   } catch (const InfeasibleError& error) {
     throw InputError(fmt::format("{}: infeasible: {}", scenario.file, error.what()));
   }
-  if (!outcome.facts.surveyed) outcome.facts.seen = outcome.result.seen;
+  outcome.facts.seen = outcome.result.seen;
   return outcome;
 }
 

@@ -37,9 +37,10 @@ std::string Title(const std::string& command, const Scenario& scenario) {
 }
 
 std::string Workload(const WorkloadFacts& facts) {
-  return fmt::format("{} to {} over {}", Plural(facts.seen.requests, "request"),
-                     Plural(static_cast<std::int64_t>(facts.names.models().size()), "model"),
-                     Duration(ToSeconds(facts.seen.last_arrival)));
+  std::string text = fmt::format("{} to {}", Plural(facts.seen.requests, "request"),
+                                 Plural(static_cast<std::int64_t>(facts.names.models().size()), "model"));
+  if (facts.seen.last_arrival > 0) text += " over " + Duration(ToSeconds(facts.seen.last_arrival));
+  return text;
 }
 
 std::string RequestsText(const RunResult& result) {
@@ -113,11 +114,15 @@ std::string LatencyTable(const ModelMetrics& m, const Style& style) {
   return table.Text(style, 2);
 }
 
-std::string Skipped(const WorkloadFacts& facts, const Style& style) {
-  if (facts.seen.counts.rows_skipped == 0) return "";
-  return Item(
-      style, "skipped",
-      fmt::format("{}; the first: {}", Plural(facts.seen.counts.rows_skipped, "bad row"), facts.seen.counts.first_skipped));
+// Rows of the trace that are no requests here.
+std::string LeftOut(const WorkloadFacts& facts, const Style& style) {
+  const SourceCounts& counts = facts.seen.counts;
+  std::string out;
+  if (counts.rows_failed > 0)
+    out += Item(style, "left out", Plural(counts.rows_failed, "request") + " that failed where the trace was taken");
+  if (counts.rows_skipped > 0)
+    out += Item(style, "skipped", fmt::format("{}; the first: {}", Plural(counts.rows_skipped, "bad row"), counts.first_skipped));
+  return out;
 }
 
 // A quantile in the unit of its column, at most five characters.
@@ -170,7 +175,7 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
   std::string out = style.Bold(Title("run", scenario)) + "\n";
   out += Item(style, "policy", result.policy);
   out += Item(style, "workload", Workload(facts) + ", simulated until " + Duration(ToSeconds(result.end)));
-  out += Skipped(facts, style);
+  out += LeftOut(facts, style);
   std::string gpus =
       fmt::format("{} ({}), {} models per GPU, {} GPU-hours", Fleet(scenario, result), Plural(result.instances, "instance"),
                   Number(static_cast<double>(result.models.size()) / static_cast<double>(std::max<std::int64_t>(result.gpus, 1))),
@@ -206,7 +211,7 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
 std::string CompareReport(const Scenario& scenario, const WorkloadFacts& facts, const std::vector<RunResult>& results,
                           const Style& style) {
   std::string out = style.Bold(Title("compare", scenario)) + ": " + Workload(facts) + "\n";
-  if (facts.seen.counts.rows_skipped > 0) out += Skipped(facts, style);
+  out += LeftOut(facts, style);
   out += "\n";
   Table table({{"policy", Align::kLeft, ""},
                {"GPUs", Align::kRight, ""},

@@ -1,10 +1,12 @@
 // How fast whole runs are. Reported by scripts/bench, never asserted: machines differ, and are noisy.
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
 #include "sim/simulation.h"
 
@@ -19,7 +21,7 @@ void Report(benchmark::State& state, std::int64_t requests, std::int64_t events,
   state.counters["gpu_s/s"] = benchmark::Counter(gpu_seconds, benchmark::Counter::kIsRate);
 }
 
-// The engine's share: the workload was surveyed before, and is generated again during the run.
+// Whole runs, requests generated on the way; one thread.
 void Replay(benchmark::State& state, const Scenario& scenario) {
   const WorkloadFacts facts = SurveyWorkload(scenario);
   std::int64_t requests = 0, events = 0;
@@ -33,17 +35,18 @@ void Replay(benchmark::State& state, const Scenario& scenario) {
   Report(state, requests, events, gpu_seconds);
 }
 
-const char* kLengths =
-    R"("prompt_tokens": {"exponential": 500, "max": 4000}, "output_tokens": {"exponential": 200, "max": 2000})";
-
-void BM_Dedicated1000Instances(benchmark::State& state) {
-  Replay(
-      state,
-      Parse(
-          std::string(
-              R"({"workload": {"source": "poisson", "params": {"requests": 1000000, "models": 1000, "rate_per_model": 1, "llm": "qwen2.5-7b", )") +
-          kLengths + R"(}}, "policy": {"name": "dedicated", "params": {"dedicated": {"replicas": 1}}}})"));
+// Equal models at an equal rate, each on GPUs of its own: `rate` requests/s per GPU.
+Scenario Dedicated(std::int64_t models, std::int64_t replicas, std::int64_t requests, double rate) {
+  return Parse(fmt::format(
+      R"({{"workload": {{"market": {{"models": {0}, "popularity": {{"zipf": 0}}, "rate": {1}, "duration_s": {2},
+         "sizes": [{{"name": "m", "llms": ["qwen2.5-7b"]}}],
+         "prompt_tokens": {{"exponential": 500, "max": 4000}}, "output_tokens": {{"exponential": 200, "max": 2000}}}}}},
+         "fleet": {{"cell_gpus": 256}}, "policy": {{"name": "dedicated", "params": {{"dedicated": {{"replicas": {3}}}}}}}}})",
+      models, static_cast<double>(models * replicas) * rate,
+      static_cast<double>(requests) / (static_cast<double>(models * replicas) * rate), replicas));
 }
+
+void BM_Dedicated1000Instances(benchmark::State& state) { Replay(state, Dedicated(1000, 1, 2'000'000, 1)); }
 BENCHMARK(BM_Dedicated1000Instances)->Unit(benchmark::kMillisecond)->Iterations(1);
 
 void BM_Aegaeon80ModelsOn16Gpus(benchmark::State& state) {
@@ -74,6 +77,66 @@ void BM_DedicatedOutputTokens(benchmark::State& state) {
                       output + R"(}}}, "policy": {"name": "dedicated", "params": {"dedicated": {"replicas": 1}}}})"));
 }
 BENCHMARK(BM_DedicatedOutputTokens)->Arg(10)->Arg(100)->Arg(1000)->Arg(10000)->Unit(benchmark::kMillisecond)->Iterations(1);
+
+// How time grows. With the fleet, at one number of requests; with the models; with the requests.
+void BM_Gpus(benchmark::State& state) { Replay(state, Dedicated(100, state.range(0) / 100, 2'000'000, 1)); }
+BENCHMARK(BM_Gpus)->Arg(100)->Arg(1000)->Arg(10000)->Arg(30000)->Unit(benchmark::kMillisecond)->Iterations(1);
+
+void BM_Models(benchmark::State& state) { Replay(state, Dedicated(state.range(0), 1, 2'000'000, 1)); }
+BENCHMARK(BM_Models)->Arg(10)->Arg(100)->Arg(1000)->Arg(10000)->Unit(benchmark::kMillisecond)->Iterations(1);
+
+void BM_Requests(benchmark::State& state) { Replay(state, Dedicated(1000, 1, state.range(0), 1)); }
+BENCHMARK(BM_Requests)
+    ->Arg(100'000)
+    ->Arg(1'000'000)
+    ->Arg(10'000'000)
+    ->Arg(100'000'000)
+    ->Unit(benchmark::kMillisecond)
+    ->Iterations(1);
+
+// Five models to a GPU, pooled.
+void BM_AegaeonGpus(benchmark::State& state) {
+  const std::int64_t models = 5 * state.range(0);
+  Replay(state, Parse(fmt::format(
+                    R"({{"workload": {{"market": {{"models": {}, "popularity": {{"zipf": 0}}, "rate": {}, "duration_s": {},
+    "sizes": [{{"name": "m", "llms": ["qwen2.5-7b", "yi-1.5-9b", "llama-2-13b"]}}],
+    "prompt_tokens": {{"lognormal": {{"mean": 330, "sigma": 1.2}}, "max": 3000}}, "output_tokens": {{"exponential": 250, "max": 1000}}}}}},
+    "fleet": {{"gpu": "h800", "gpus": {}}}, "policy": {{"name": "aegaeon"}}}})",
+                    models, 0.05 * static_cast<double>(models), 100'000 / (0.05 * static_cast<double>(models)), state.range(0))));
+}
+BENCHMARK(BM_AegaeonGpus)->Arg(16)->Arg(128)->Arg(1024)->Unit(benchmark::kMillisecond)->Iterations(1);
+
+// The most memory since it was last asked for, in bytes; 0 where the system does not say.
+double PeakSince() {
+  double peak = 0;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) peak = 1024 * std::stod(line.substr(6));
+  }
+  std::ofstream("/proc/self/clear_refs") << 5;
+  return peak;
+}
+
+// A burst of requests that all wait for one instance.
+void BM_BytesPerRequestInFlight(benchmark::State& state) {
+  const auto peak = [](std::int64_t requests) {
+    const Scenario s = Parse(fmt::format(R"({{"workload": {{"market": {{"models": 1, "popularity": {{"zipf": 0}}, "rate": {0},
+      "duration_s": 1, "sizes": [{{"name": "m", "llms": ["qwen2.5-7b"]}}], "prompt_tokens": {{"fixed": 100}}, "output_tokens": {{"fixed": 2}}}}}},
+      "policy": {{"name": "dedicated", "params": {{"dedicated": {{"replicas": 1}}}}}}}})",
+                                         requests));
+    const WorkloadFacts facts = SurveyWorkload(s);
+    PeakSince();
+    Simulate(s, facts, {});
+    return PeakSince();
+  };
+  double bytes = 0;
+  for (auto _ : state) {
+    const double few = peak(100'000);
+    bytes = (peak(1'100'000) - few) / 1e6;
+  }
+  state.counters["bytes"] = bytes;
+}
+BENCHMARK(BM_BytesPerRequestInFlight)->Unit(benchmark::kMillisecond)->Iterations(1);
 
 // The largest of the artifact's workloads, reading the trace included. Needs the folder of public data.
 void BM_ArtifactLargestWorkload(benchmark::State& state) {
