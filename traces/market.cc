@@ -151,6 +151,7 @@ struct SizeClass {
   std::optional<std::int64_t> count;
   std::optional<double> weight;
   std::vector<std::string> llms;
+  bool hottest = false;
   Json prompt_tokens;
   Json output_tokens;
   Json arrivals;
@@ -161,6 +162,8 @@ struct SizeClass {
     f.OptReal("weight", weight, "share of the models, relative to the other classes; default 1", 0, 1e9);
     f.Texts("llms", llms,
             "catalogue LLMs, which the models of the class take in turn, from a random one; none: left to the scenario");
+    f.Bool("hottest", hottest,
+           "the models of this class are the hottest, before those of all other classes; they take the LLMs from the first");
     f.Any("prompt_tokens", prompt_tokens, "prompt lengths of this class, instead of the common ones");
     f.Any("output_tokens", output_tokens, "output lengths of this class, instead of the common ones");
     f.Any("arrivals", arrivals, "arrivals of this class: keys that differ from the common ones");
@@ -384,7 +387,8 @@ class Planner {
   }
 
   // The class of every model, by rank; fills in names. Ranks go to the class that lags most behind its share of the ranks so far,
-  // from starting points drawn for each class, so that counts are exact and the head and the tail get the same mix.
+  // from starting points drawn for each class, so that counts are exact and the head and the tail get the same mix; classes that
+  // are the hottest share the first ranks among them, and the others the rest.
   std::vector<std::size_t> Sizes(std::size_t n) {
     if (params_.sizes.empty()) {
       params_.sizes.resize(1);
@@ -422,8 +426,10 @@ class Planner {
     for (const SizeClass& size : sizes) {
       Rng draws(plan_->seed, "sizes", size.name);
       start.push_back(draws.Uniform01());
-      next_llm.push_back(size.llms.empty() ? 0 : static_cast<std::size_t>(draws.Below(size.llms.size())));
+      next_llm.push_back(size.llms.empty() || size.hottest ? 0 : static_cast<std::size_t>(draws.Below(size.llms.size())));
     }
+    std::size_t hot = 0;
+    for (std::size_t c = 0; c < sizes.size(); ++c) hot += sizes[c].hottest ? static_cast<std::size_t>(counts[c]) : 0;
     std::vector<std::size_t> size_of(n);
     for (std::size_t k = 0; k < n; ++k) {
       std::size_t best = sizes.size();
@@ -438,11 +444,16 @@ class Planner {
         if (best == sizes.size()) Refuse(at, fmt::format("{} is in no class of sizes", Quoted(llm)));
         if (left[best] == 0) Refuse(at, fmt::format("class {} has {} models only", Quoted(sizes[best].name), counts[best]));
       } else {
+        const std::size_t first = k < hot ? 0 : hot, last = k < hot ? hot : n;
         double most = 0;
         for (std::size_t c = 0; c < sizes.size(); ++c) {
-          const double due = static_cast<double>(counts[c]) * static_cast<double>(k + 1) / static_cast<double>(n);
+          const double due =
+              static_cast<double>(counts[c]) * static_cast<double>(k + 1 - first) / static_cast<double>(last - first);
           const double lag = due - static_cast<double>(counts[c] - left[c]) + start[c];
-          if (left[c] > 0 && (best == sizes.size() || lag > most)) {
+          // `head` may have taken what a class would have had: then any other.
+          const bool better = best == sizes.size() || (sizes[c].hottest == (k < hot)) > (sizes[best].hottest == (k < hot)) ||
+                              (sizes[c].hottest == sizes[best].hottest && lag > most);
+          if (left[c] > 0 && better) {
             best = c;
             most = lag;
           }
