@@ -179,6 +179,9 @@ ArrivalStream::ArrivalStream(const RateShape& shape, double rate, const GapLaw& 
 
 TimePs ArrivalStream::First() {
   first_ = false;
+  while (per_ps_ == 0) {
+    if (!NextSegment()) return kNever;
+  }
   return After(law_.DrawFirst(rng_));
 }
 

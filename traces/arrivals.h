@@ -3,7 +3,8 @@
 // Arrivals are a renewal process in operational time: gaps of mean 1 are laid out along the integral of the rate. So a gap law
 // keeps its coefficient of variation while the rate swings, exponential gaps give exactly a Poisson process of that rate, and the
 // expected number of arrivals up to t is the integral up to t for every law: the first gap is drawn from the law's equilibrium
-// distribution (D. R. Cox, Renewal Theory, 1962, chapter 2), so the process is stationary from its start.
+// distribution (D. R. Cox, Renewal Theory, 1962, chapter 2), so the process is stationary from its start. Where the law changes
+// between windows, the first gap is of the first window with a rate above 0.
 //
 // Rates are constant on segments, so the integral is inverted exactly.
 #pragma once

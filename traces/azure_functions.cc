@@ -13,16 +13,13 @@
 namespace poolsim {
 namespace {
 
-constexpr const char* kLengths =
-    "{fixed: n}, {exponential: mean}, {lognormal: {mean, sigma}} or {uniform: [a, b]}, and {min, max}";
-
 struct Params {
   // As the generator poisson has them: means of the public Azure conversation trace of 2023.
   Json prompt_tokens = Json::parse(R"({"lognormal": {"mean": 1155, "sigma": 0.55}})");
   Json output_tokens = Json::parse(R"({"exponential": 211})");
   void Describe(Fields& f) {
-    f.Any("prompt_tokens", prompt_tokens, kLengths);
-    f.Any("output_tokens", output_tokens, kLengths);
+    f.Any("prompt_tokens", prompt_tokens, kLengthHelp);
+    f.Any("output_tokens", output_tokens, kLengthHelp);
   }
 };
 

@@ -18,6 +18,11 @@ namespace poolsim {
 // Probability that a standard normal variate is below x, in plain IEEE operations; absolute error at most 1e-15.
 double NormalCdf(double x);
 
+// For a parameter that is a LengthSpec.
+inline constexpr const char* kLengthHelp =
+    "{fixed: n}, {exponential: mean}, {lognormal: {mean, sigma}}, {pareto: {min, alpha}}, {uniform: [a, b]}, {empirical: {path}} "
+    "or {mixture: [{weight, ...}]}, and {min, max}";
+
 // As a scenario states it: exactly one kind, and bounds. A draw is rounded to the nearest whole token and then moved to the
 // nearest bound when it is outside, as a serving system cuts at its limit; so a distribution with mass outside the bounds changes
 // its mean.

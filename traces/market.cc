@@ -141,11 +141,6 @@ struct Sessions {
   }
 };
 
-constexpr const char* kLengthHelp =
-    "{fixed: n}, {exponential: mean}, {lognormal: {mean, sigma}}, {pareto: {min, alpha}}, {uniform: [a, b]}, {empirical: {path}} "
-    "or "
-    "{mixture: [{weight, ...}]}, and {min, max}";
-
 struct SizeClass {
   std::string name;
   std::optional<std::int64_t> count;
@@ -301,6 +296,7 @@ class Planner {
     plan_->duration = PsFromSeconds(*params_.duration_s);
     plan_->correlation = params_.correlation;
     plan_->sessions = params_.sessions;
+    RefuseIdleSessions();
     const std::vector<double> requests = Requests();
     const std::vector<std::size_t> size_of = Sizes(requests.size());
     MakeClasses();
@@ -313,8 +309,12 @@ class Planner {
     throw InputError(fmt::format("{}: {}{}: {}", context_.scenario_file, path_, key, what));
   }
 
+  const Json& Given() const {
+    return context_.workload->market.is_null() ? context_.workload->params : context_.workload->market;
+  }
+
   void ReadParams() {
-    const Json& given = context_.workload->market.is_null() ? context_.workload->params : context_.workload->market;
+    const Json& given = Given();
     ReadStruct(given, context_.scenario_file, path_, params_);  // faults of the scenario are told before those of the sum
     if ((params_.requests ? 1 : 0) + (params_.rate ? 1 : 0) + (params_.rate_per_model ? 1 : 0) > 1) {
       Refuse("", "more than one of requests, rate and rate_per_model is given; expected one of them");
@@ -331,6 +331,16 @@ class Planner {
       return;
     }
     Refuse("/template", UnknownName("template", params_.template_name, known));
+  }
+
+  void RefuseIdleSessions() const {
+    const Sessions& sessions = params_.sessions;
+    for (const auto& [key, tokens] : {std::pair{"/sessions/shared_prefix_tokens", sessions.shared_prefix_tokens},
+                                      std::pair{"/sessions/block_tokens", sessions.block_tokens}}) {
+      if (tokens > 0 && sessions.turns == 1) Refuse(key, "goes with sessions, which turns above 1 makes");
+    }
+    if (sessions.shared_prefix_tokens > 0 && sessions.block_tokens == 0)
+      Refuse("/sessions/shared_prefix_tokens", "shows in hashes only, which block_tokens asks for");
   }
 
   // Expected requests of every model, by rank.
@@ -476,6 +486,7 @@ class Planner {
     };
     const LengthTable prompt = table(params_.prompt_tokens, "/prompt_tokens");
     const LengthTable output = table(params_.output_tokens, "/output_tokens");
+    std::vector<std::string> processes;  // of the classes
     for (std::size_t c = 0; c < params_.sizes.size(); ++c) {
       const SizeClass& size = params_.sizes[c];
       const std::string at = fmt::format("/sizes/{}", c);
@@ -483,7 +494,11 @@ class Planner {
       plan.prompt = size.prompt_tokens.is_null() ? prompt : table(size.prompt_tokens, at + "/prompt_tokens");
       plan.output = size.output_tokens.is_null() ? output : table(size.output_tokens, at + "/output_tokens");
       Arrivals arrivals = params_.arrivals;
-      if (!size.arrivals.is_null()) ReadStruct(size.arrivals, context_.scenario_file, path_ + at + "/arrivals", arrivals);
+      if (!size.arrivals.is_null()) {
+        ReadStruct(size.arrivals, context_.scenario_file, path_ + at + "/arrivals", arrivals);
+        RefuseIdle(size.arrivals, at + "/arrivals", {arrivals.process});
+      }
+      processes.push_back(arrivals.process);
       SetArrivals(arrivals, (size.arrivals.is_null() ? std::string() : at) + "/arrivals", plan);
       if (plan.clients) {
         plan.next_client = static_cast<std::size_t>(Rng(plan_->seed, "clients", size.name).Below(plan.clients->clients.size()));
@@ -500,6 +515,23 @@ class Planner {
       }
       plan_->classes.push_back(std::move(plan));
     }
+    const Json& given = Given();
+    if (given.contains("arrivals")) RefuseIdle(given["arrivals"], "/arrivals", processes);
+  }
+
+  // Keys of `arrivals`, found at `key`, that none of these processes takes.
+  void RefuseIdle(const Json& arrivals, const std::string& key, const std::vector<std::string>& processes) const {
+    const auto none_is = [&processes](std::initializer_list<const char*> takers) {
+      return std::none_of(processes.begin(), processes.end(), [takers](const std::string& process) {
+        return std::find(takers.begin(), takers.end(), process) != takers.end();
+      });
+    };
+    const auto refuse = [&](const char* name, const char* takers) {
+      Refuse(fmt::format("{}/{}", key, name), fmt::format("goes with process {}, not with {}", takers, processes.front()));
+    };
+    if (arrivals.contains("cv") && none_is({"gamma", "weibull"})) refuse("cv", "gamma and weibull");
+    if (arrivals.contains("states") && none_is({"mmpp"})) refuse("states", "mmpp");
+    if (arrivals.contains("clients") && none_is({"servegen"})) refuse("clients", "servegen");
   }
 
   void SetArrivals(const Arrivals& arrivals, const std::string& key, ClassPlan& plan) const {

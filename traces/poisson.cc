@@ -13,10 +13,6 @@ namespace {
 
 constexpr double kMaxRate = 1e9;  // requests per second of one model
 constexpr std::int64_t kMaxModels = 1'000'000;
-constexpr const char* kLengths =
-    "{fixed: n}, {exponential: mean}, {lognormal: {mean, sigma}}, {pareto: {min, alpha}}, {uniform: [a, b]}, {empirical: {path}} "
-    "or "
-    "{mixture: [{weight, ...}]}, and {min, max}";
 
 struct ModelSpec {
   std::string name;
@@ -50,8 +46,8 @@ struct Params {
     f.OptReal("rate_per_model", rate_per_model, "requests per second of each model when `models` is a number", 0, kMaxRate);
     f.Text("llm", llm, "catalogue LLM behind every model when `models` is a number");
     f.Texts("mix", mix, "catalogue LLMs that the models take in turn when `models` is a number");
-    f.Any("prompt_tokens", prompt_tokens, kLengths);
-    f.Any("output_tokens", output_tokens, kLengths);
+    f.Any("prompt_tokens", prompt_tokens, kLengthHelp);
+    f.Any("output_tokens", output_tokens, kLengthHelp);
   }
 };
 

@@ -185,6 +185,11 @@ class ServeGenSource final : public RequestSource {
   ServeGenSource(const SourceContext& context, const std::string& folder) : clients_(ReadServeGen(folder, true)) {
     const WorkloadConfig& workload = *context.workload;
     if (!workload.assign.is_null()) RefuseWorkload(context, "assign", "format \"servegen\" is of one model");
+    const auto refuse = [&context](const char* key) {
+      RefuseWorkload(context, key, "goes with rows, and format \"servegen\" draws its requests");
+    };
+    if (workload.on_bad_row != "fail") refuse("on_bad_row");
+    if (workload.reorder_s != 0) refuse("reorder_s");
     ReadFields(workload.params, context.scenario_file, "/workload/params", [](Fields&) {});
     names_.Intern(workload.model.empty() ? "model" : workload.model);
     for (std::size_t i = 0; i < clients_.clients.size(); ++i) {
