@@ -153,7 +153,7 @@ void RateCursor::Open(TimePs begin) {
   }
   if (shape_.windows != nullptr) {
     const std::int64_t window = begin / shape_.window;
-    end = std::min(end, (window + 1) * shape_.window);
+    end = begin + std::min(end - begin, shape_.window - begin % shape_.window);  // the window may end beyond what a time holds
     window_ = &(*shape_.windows)[(static_cast<std::size_t>(window) + shape_.first_window) % shape_.windows->size()];
     factor *= window_->factor;
   }

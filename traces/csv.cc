@@ -113,7 +113,8 @@ CsvTable::Status CsvTable::Next(RowProblem& problem) {
   if (fields_.size() != header_.size()) {
     const std::int64_t at =
         fields_.size() > header_.size() ? ColumnOf(static_cast<int>(header_.size())) : static_cast<std::int64_t>(line.size()) + 1;
-    problem = {at, fmt::format("{} fields where the header has {}: {}", fields_.size(), header_.size(), Quoted(line))};
+    problem = {at, fmt::format("{} field{} where the header has {}: {}", fields_.size(), fields_.size() == 1 ? "" : "s",
+                               header_.size(), Quoted(line))};
     return Status::kBad;
   }
   return Status::kRow;
@@ -133,8 +134,10 @@ bool CsvTable::Seconds(int column, TraceTime& out, RowProblem& problem) const {
 
 bool CsvTable::Name(int column, std::string_view& out, RowProblem& problem) const {
   out = Text(column);
-  if (!out.empty()) return true;
-  problem = {ColumnOf(column), fmt::format("{} is missing", header_[static_cast<std::size_t>(column)])};
+  if (!out.empty() && !HasControl(out)) return true;
+  const std::string& name = header_[static_cast<std::size_t>(column)];
+  problem = {ColumnOf(column),
+             out.empty() ? name + " is missing" : fmt::format("{}: {} holds a control character", name, Quoted(out))};
   return false;
 }
 

@@ -45,7 +45,7 @@ class CsvTable {
   // The typed values of a row; false with `problem` filled in.
   bool Tokens(int column, std::int32_t& out, RowProblem& problem, std::int32_t least = 1) const;
   bool Seconds(int column, TraceTime& out, RowProblem& problem) const;
-  bool Name(int column, std::string_view& out, RowProblem& problem) const;  // not empty
+  bool Name(int column, std::string_view& out, RowProblem& problem) const;  // not empty, no control characters
 
  private:
   LineReader& lines_;

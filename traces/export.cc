@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::size_t kBuffer = std::size_t{1} << 16;
 
+constexpr const char* kNoModel = "model";  // the name that requests of a trace without models get
+
 constexpr std::array<std::pair<const char*, TracePart>, 4> kParts = {
     {{"model", kModelPart}, {"base", kBasePart}, {"session", kSessionPart}, {"blocks", kBlocksPart}}};
 
@@ -209,7 +211,7 @@ unsigned TraceExport::PartsOf(const RequestSpec& spec, const RequestDetails& det
   const auto m = static_cast<std::size_t>(spec.model);
   for (std::size_t i = model_parts_.size(); i <= m; ++i) {
     const ModelNames::Model& model = names.models()[i];
-    model_parts_.push_back((model.name == "model" ? 0u : kModelPart) | (model.base.empty() ? 0u : kBasePart));
+    model_parts_.push_back((model.name == kNoModel ? 0u : kModelPart) | (model.base.empty() ? 0u : kBasePart));
   }
   return model_parts_[m] | (details.session.empty() ? 0u : kSessionPart) | (details.blocks.empty() ? 0u : kBlocksPart);
 }
@@ -225,6 +227,14 @@ void TraceExport::Refuse(unsigned parts, const RequestSpec& spec, const ModelNam
 bool TraceExport::Pass(RequestSource& source, TraceExportResult& result) {
   result = {};
   model_parts_.clear();
+  const bool renames = (drop_ & (kModelPart | kBasePart)) != 0;
+  ModelNames renamed;  // without what is dropped
+  const auto rename = [&](std::size_t count) {
+    for (std::size_t i = renamed_.size(); i < count; ++i) {
+      renamed_.push_back(renamed.Intern((drop_ & kModelPart) != 0 ? kNoModel : source.names().models()[i].name));
+    }
+  };
+  renamed_.clear();
   const Text* text = ptrace_ ? nullptr : &TextOf(layout_);
   std::string out = text == nullptr ? "" : text->header(columns_);
   RequestSpec spec;
@@ -233,20 +243,33 @@ bool TraceExport::Pass(RequestSource& source, TraceExportResult& result) {
     const unsigned parts = PartsOf(spec, details, source.names());
     unsigned homeless = parts & ~layout_.holds;
     if (layout_.block_tokens != 0 && details.block_tokens != layout_.block_tokens) homeless |= parts & kBlocksPart;
+    if ((drop_ & kModelPart) != 0) homeless |= parts & kBasePart;  // it is a model that has an LLM
     if ((homeless & ~drop_) != 0) Refuse(homeless & ~drop_, spec, source.names());
-    result.dropped |= homeless;
+    const unsigned lost = parts & drop_;
+    result.dropped |= lost;
     ++result.requests;
+    RequestDetails kept = details;
+    if ((lost & kSessionPart) != 0) kept.session = {};
+    if ((lost & kBlocksPart) != 0) {
+      kept.blocks = {};
+      kept.block_tokens = 0;
+    }
+    if (renames) {
+      rename(static_cast<std::size_t>(spec.model) + 1);
+      spec.model = renamed_[static_cast<std::size_t>(spec.model)];
+    }
     if (ptrace_) {
-      ptrace_->Add(spec, details);
+      ptrace_->Add(spec, kept);
       continue;
     }
-    if ((parts & text->optional & ~columns_) != 0) {
-      columns_ |= parts & text->optional;
-      return false;
+    const unsigned columns = columns_ | (parts & ~lost & text->optional);
+    if (columns != columns_) {
+      columns_ = columns;
+      if (result.requests > 1) return false;
+      out = text->header(columns_);  // all that there is so far
     }
-    RequestDetails kept = details;
-    if ((homeless & kBlocksPart) != 0) kept.blocks = {};
-    text->row(out, {spec, kept, source.names().models()[static_cast<std::size_t>(spec.model)], columns_, path_});
+    const ModelNames& names = renames ? renamed : source.names();
+    text->row(out, {spec, kept, names.models()[static_cast<std::size_t>(spec.model)], columns_, path_});
     out += '\n';
     if (out.size() >= kBuffer) {
       text_->Write(out);
@@ -254,9 +277,11 @@ bool TraceExport::Pass(RequestSource& source, TraceExportResult& result) {
     }
   }
   result.counts = source.counts();
-  result.models = static_cast<std::int64_t>(source.names().models().size());
+  if (renames) rename(source.names().models().size());
+  const ModelNames& names = renames ? renamed : source.names();
+  result.models = static_cast<std::int64_t>(names.models().size());
   if (ptrace_) {
-    ptrace_->Finish(source.names(), source.counts());
+    ptrace_->Finish(names, source.counts());
   } else {
     text_->Write(out);
     text_->Commit();

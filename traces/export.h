@@ -45,7 +45,7 @@ struct TraceExportResult {
 // One file in the making; it is there whole or not at all.
 class TraceExport {
  public:
-  // `drop`: parts to leave out where the layout has no place for them. Throws InputError when the file cannot be made.
+  // `drop`: parts to leave out. Throws InputError when the file cannot be made.
   TraceExport(const TraceLayout& layout, const std::string& path, unsigned drop);
   // Writes all requests. `open` opens the source from its start; it is called again when a request turns out to need a column
   // that the file was begun without. Throws InputError, also when a request has a part that the layout cannot hold and that is
@@ -64,6 +64,7 @@ class TraceExport {
   unsigned drop_;
   unsigned columns_ = 0;  // parts that the file has a column for, where that is a choice
   std::vector<unsigned> model_parts_;
+  std::vector<std::int32_t> renamed_;     // the number of each model once parts are dropped
   std::unique_ptr<PtraceWriter> ptrace_;  // one of the two
   std::unique_ptr<OutputFile> text_;
 };

@@ -5,6 +5,29 @@
 #include "sim/rng.h"
 
 namespace poolsim {
+namespace {
+
+constexpr const char* kFollows = "something follows the object";
+
+// What follows the object that the line begins with; null when that does not end or nothing follows. The parser finds only that
+// the line does not end with a brace.
+const char* BehindObject(std::string_view line) {
+  int depth = 0;
+  bool in_text = false;
+  for (std::size_t i = 0; i < line.size(); ++i) {
+    const char c = line[i];
+    if (in_text && c == '\\') ++i;
+    if (c == '"') in_text = !in_text;
+    if (in_text) continue;
+    depth += c == '{' || c == '[' ? 1 : c == '}' || c == ']' ? -1 : 0;
+    if (depth > 0 || c == ' ' || c == '\t') continue;
+    const std::string_view rest = Trim(line.substr(i + 1));
+    return c == '}' && !rest.empty() ? rest.data() : nullptr;
+  }
+  return nullptr;
+}
+
+}  // namespace
 
 JsonLines::JsonLines(LineReader& lines, std::initializer_list<Member> members) : lines_(lines), members_(members) {}
 
@@ -27,7 +50,10 @@ bool JsonLines::Begin(simdjson::ondemand::object& object, RowProblem& problem) {
   const simdjson::padded_string_view text(line_.data(), line_.size(), line_.size() + LineReader::kPadding);
   if (const auto error = parser_.iterate(text).get(document_))
     return Fail(problem, nullptr, fmt::format("not a JSON object ({})", simdjson::error_message(error)));
-  if (const auto error = document_.get_object().get(object)) return Refuse(problem, error) == Status::kRow;
+  if (const auto error = document_.get_object().get(object)) {
+    if (const char* rest = BehindObject(line_)) return Fail(problem, rest, kFollows);
+    return Refuse(problem, error) == Status::kRow;
+  }
   return true;
 }
 
@@ -40,7 +66,7 @@ bool JsonLines::Once(std::size_t member, Value& value, RowProblem& problem) {
 
 bool JsonLines::Finish(RowProblem& problem) {
   const char* rest = nullptr;
-  if (document_.current_location().get(rest) == simdjson::SUCCESS) return Fail(problem, rest, "something follows the object");
+  if (document_.current_location().get(rest) == simdjson::SUCCESS) return Fail(problem, rest, kFollows);
   for (std::size_t i = 0; i < members_.size(); ++i) {
     if (members_[i].required && (seen_ >> i & 1) == 0) return Fail(problem, nullptr, "no " + Name(i));
   }

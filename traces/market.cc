@@ -195,7 +195,10 @@ struct Params {
     f.OptInt("models", models, "number of models", 1, kMaxModels);
     f.Nested("popularity", popularity, "how requests are shared among models: lognormal, zipf or list");
     f.NestedList("sizes", sizes, "classes of models, mixed evenly over the ranks");
-    f.Texts("head", head, "catalogue LLMs of the hottest models, in the order of their ranks; each is in a class of sizes");
+    f.Texts(
+        "head", head,
+        "catalogue LLMs of the hottest models, in the order of their ranks; each is in a class of sizes. A template's goes with "
+        "its models and sizes");
     f.Nested("arrivals", arrivals, "how requests of a model follow each other");
     f.Nested("diurnal", diurnal, "swing over the day and the week");
     f.Nested("bursts", bursts, "times at which hot models get more than usual");
@@ -325,6 +328,7 @@ class Planner {
       known.push_back(TemplateName(file));
       if (known.back() != params_.template_name) continue;
       Json all = ParseJson(file.text, std::string(file.path))["market"];
+      if (given.contains("models") || given.contains("sizes")) all.erase("head");  // it is of the template's own models
       Overlay(all, given);
       params_ = Params();
       ReadStruct(all, context_.scenario_file, path_, params_);

@@ -175,8 +175,8 @@ class MuxServeReader final : public TraceReader {
       if (field.key() == "model_name") {
         where = member.raw_json_token().data();
         has_model = member.get_string().get(model) == simdjson::SUCCESS && !model.empty();
-        if (!has_model) {
-          why = "model_name is not a name";
+        if (!has_model || HasControl(model)) {
+          why = has_model ? fmt::format("model_name: {} holds a control character", Quoted(model)) : "model_name is not a name";
           return false;
         }
       } else if (field.key() == "data") {

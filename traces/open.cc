@@ -153,8 +153,10 @@ class TraceSource final : public RequestSource {
       return false;
     };
     if (latest_ && row.time < *latest_ - reorder_) {
-      return refuse(row.time_column, fmt::format("{}: the time goes back by {} s, more than reorder_s = {}",
-                                                 Quoted(row.time_text), Seconds(*latest_ - row.time), ToSeconds(reorder_)));
+      return refuse(
+          row.time_column,
+          fmt::format("{}: the time goes back by {} s, more than reorder_s = {}; workload.reorder_s={} would sort it",
+                      Quoted(row.time_text), Seconds(*latest_ - row.time), ToSeconds(reorder_), Seconds(*latest_ - row.time)));
     }
     const TraceTime first = !format_.first_row_is_zero ? 0 : first_ ? std::min(*first_, row.time) : row.time;
     if (Late(row.time - first)) {
@@ -433,6 +435,7 @@ std::unique_ptr<RequestSource> OpenGenerator(const SourceContext& context) {
   if (!workload.model.empty()) refuse("model");
   if (!workload.assign.is_null()) refuse("assign");
   if (workload.reorder_s != 0) refuse("reorder_s");
+  if (workload.on_bad_row != "fail") refuse("on_bad_row");
   if (!workload.cache.empty()) refuse("cache");
   return entry->create(context);
 }
@@ -485,11 +488,16 @@ std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context) {
 Json FormatListing() {
   Json rows = Json::array();
   const auto add = [&rows](const auto& entry, const char* kind) {
-    rows.push_back(Json{{"name", entry.name}, {"kind", kind}, {"help", entry.help}, {"example", entry.example}});
+    rows.push_back(Json{{"name", entry.name},
+                        {"kind", kind},
+                        {"help", entry.help},
+                        {"example", entry.example},
+                        {"params", SourceParamsSchema(entry.name)["properties"]}});
   };
   for (const SourceEntry& entry : Registry<SourceEntry>::Get().entries()) add(entry, "generator");
   for (const TraceFormatEntry& entry : Registry<TraceFormatEntry>::Get().entries()) add(entry, "trace");
-  rows.push_back(Json{{"name", "ptrace"}, {"kind", "trace"}, {"help", kPtraceHelp}, {"example", "(binary)"}});
+  rows.push_back(
+      Json{{"name", "ptrace"}, {"kind", "trace"}, {"help", kPtraceHelp}, {"example", "(binary)"}, {"params", Json::object()}});
   return rows;
 }
 

@@ -618,6 +618,8 @@ std::string IdentityOf(const SourceContext& context) {
 }  // namespace
 
 bool IsPtrace(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) return false;  // what is read from a pipe is gone
   std::FILE* file = std::fopen(path.c_str(), "rb");
   if (file == nullptr) return false;
   char head[8] = {};
@@ -644,6 +646,8 @@ std::unique_ptr<RequestSource> OpenPtraceWorkload(const SourceContext& context, 
 std::unique_ptr<RequestSource> OpenThroughCache(const SourceContext& context,
                                                 const std::function<std::unique_ptr<RequestSource>()>& open) {
   const std::filesystem::path cache = std::filesystem::path(context.base_dir) / context.workload->cache;
+  if (cache.extension() != ".ptrace")
+    RefuseWorkload(context, "cache", fmt::format("{} does not end in .ptrace", Quoted(context.workload->cache)));
   const std::string identity = IdentityOf(context);
   std::error_code error;
   if (std::filesystem::exists(cache, error)) {

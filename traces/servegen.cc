@@ -49,6 +49,8 @@ std::vector<RateShape::Window> ReadWindows(const std::string& path, TimePs& wind
     std::string why;
     if (!ParseTime(fields[0].text, "window_start_s", 12, begin, why)) refuse(fields[0].at, why);
     if (windows.size() == 1) window = begin;
+    if (!windows.empty() && window > kMaxTime / static_cast<TimePs>(windows.size() + 1))
+      refuse(fields[0].at, fmt::format("{}: the window ends after 106 days", Quoted(fields[0].text)));
     if (begin != static_cast<TimePs>(windows.size()) * window || (windows.size() == 1 && begin <= 0)) {
       refuse(fields[0].at, fmt::format("{}: windows start at 0 and follow each other without gaps", Quoted(fields[0].text)));
     }
@@ -131,6 +133,9 @@ std::optional<TokenPdf> ParsePdf(std::string_view text, const std::string& where
   return TokenPdf(std::move(tokens), weights);
 }
 
+// A key of a document, for a message of one line.
+std::string Shown(const std::string& key) { return HasControl(key) ? Quoted(key) : key; }
+
 // chunk-i-dataset.json.
 std::vector<ServeGenClient::Lengths> ReadLengths(const std::string& path) {
   LineReader lines(path, path);
@@ -142,13 +147,13 @@ std::vector<ServeGenClient::Lengths> ReadLengths(const std::string& path) {
   for (const auto& [key, window] : root.items()) {
     ServeGenClient::Lengths lengths;
     std::string why;
-    const std::string where = fmt::format("{}: /{}", path, key);
+    const std::string where = fmt::format("{}: /{}", path, Shown(key));
     if (!ParseTime(key, "start of a window [s]", 12, lengths.begin, why)) throw InputError(fmt::format("{}: {}", where, why));
     if (!window.is_object()) throw InputError(fmt::format("{}: expected an object of distributions", where));
     for (const auto& [name, pdf] : window.items()) {
       if (!name.ends_with("_tokens")) continue;
-      if (!pdf.is_string()) throw InputError(fmt::format("{}/{}: expected a text that holds a dictionary", where, name));
-      std::optional<TokenPdf> parsed = ParsePdf(pdf.get<std::string>(), where + "/" + name);
+      if (!pdf.is_string()) throw InputError(fmt::format("{}/{}: expected a text that holds a dictionary", where, Shown(name)));
+      std::optional<TokenPdf> parsed = ParsePdf(pdf.get<std::string>(), where + "/" + Shown(name));
       if (parsed) (name == "output_tokens" ? lengths.output : lengths.prompt).push_back(std::move(*parsed));
     }
     all.push_back(std::move(lengths));

@@ -11,7 +11,8 @@ namespace {
 
 constexpr TimePs kPeakWindow = 600 * kPsPerSecond;
 constexpr TimePs kHour = 3600 * kPsPerSecond;
-constexpr int kTokenShift = 13;
+constexpr int kTokenShift = 13;  // tokens x 2^13 is the width of a Histogram's finest bins
+constexpr double kPeakRequests = 10;
 constexpr std::array<double, 8> kRates = {0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 10};
 constexpr std::array<double, 6> kShares = {0.5, 0.8, 0.9, 0.941, 0.95, 0.99};
 
@@ -27,16 +28,6 @@ std::size_t PairBin(std::int32_t tokens) {
 template <class Part>
 double Ratio(Part part, double whole) {
   return whole > 0 ? static_cast<double>(part) / whole : 0;
-}
-
-LengthStatistics Lengths(const Histogram& histogram, std::int64_t sum) {
-  LengthStatistics s;
-  s.sum = sum;
-  s.mean = Ratio(sum, static_cast<double>(histogram.count()));
-  for (std::size_t i = 0; i < kLengthQuantiles.size(); ++i)
-    s.quantiles[i] = histogram.Quantile(kLengthQuantiles[i]) >> kTokenShift;
-  s.max = histogram.max() >> kTokenShift;
-  return s;
 }
 
 std::optional<double> Correlation(double n, double x, double y, double xx, double yy, double xy) {
@@ -88,6 +79,37 @@ void SampledCounts::Rebuild(std::size_t slots) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+void LengthCounts::Add(std::int32_t tokens) {
+  const auto i = static_cast<std::size_t>(tokens);
+  if (i < kExact) {
+    ++exact_[i];
+  } else {
+    above_.Add(TimePs{tokens} << kTokenShift);
+  }
+  ++count_;
+  sum_ += tokens;
+  max_ = std::max(max_, tokens);
+}
+
+LengthStatistics LengthCounts::Finish() const {
+  LengthStatistics s;
+  s.sum = sum_;
+  s.mean = Ratio(sum_, static_cast<double>(count_));
+  s.max = max_;
+  std::int64_t below = 0;  // requests of fewer than `tokens`
+  std::size_t tokens = 0;
+  for (std::size_t i = 0; i < kLengthQuantiles.size(); ++i) {
+    const auto rank =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(std::ceil(kLengthQuantiles[i] * static_cast<double>(count_) - 1e-6)));
+    while (tokens < kExact && below + exact_[tokens] < rank) below += exact_[tokens++];
+    s.quantiles[i] = static_cast<std::int64_t>(tokens);
+    if (tokens < kExact || above_.count() == 0) continue;
+    const double share = (static_cast<double>(rank - below) - 0.5) / static_cast<double>(above_.count());
+    s.quantiles[i] = std::min<std::int64_t>(max_, above_.Quantile(share) >> kTokenShift);
+  }
+  return s;
+}
 
 void StatisticsCollector::Gaps::Add(TimePs arrival) {
   if (last >= 0) {
@@ -160,8 +182,8 @@ void StatisticsCollector::Add(const RequestSpec& spec, const RequestDetails& det
   if (hour >= hours_.size()) hours_.resize(hour + 1, 0);
   ++hours_[hour];
 
-  prompt_.Add(TimePs{spec.prompt_tokens} << kTokenShift);
-  output_.Add(TimePs{spec.output_tokens} << kTokenShift);
+  prompt_.Add(spec.prompt_tokens);
+  output_.Add(spec.output_tokens);
   const auto prompt = static_cast<std::uint64_t>(spec.prompt_tokens);
   const auto output = static_cast<std::uint64_t>(spec.output_tokens);
   prompts_ += spec.prompt_tokens;
@@ -238,17 +260,18 @@ void StatisticsCollector::FinishModels(const ModelNames& names, TraceStatistics&
       Active(m.gaps.last, std::min(m.gaps.last + service_, last_));
       ++s.models_seen;
       out.share = Ratio(m.requests, static_cast<double>(requests_));
-      out.rate = Ratio(m.requests, s.span_s);
+      out.rate = s.rate * out.share;
       out.gap_cv = m.gaps.Cv();
       out.dispersion = m.counts.Dispersion(whole_windows);
       out.mean_prompt = static_cast<double>(m.prompts) / n;
       out.mean_output = static_cast<double>(m.outputs) / n;
       out.active = 1 - Exp(-out.rate * service_s);
       s.active_expected += out.active;
-      if (last_ - first_ >= 2 * kPeakWindow) {
+      const double in_window = out.rate * ToSeconds(kPeakWindow);
+      if (last_ - first_ >= 2 * kPeakWindow && in_window >= kPeakRequests) {
         m.peaks.Close();
-        out.peak_over_mean = static_cast<double>(m.peaks.most) / (out.rate * ToSeconds(kPeakWindow));
-        if (m.requests >= 100) peaks.push_back(*out.peak_over_mean);
+        out.peak_over_mean = static_cast<double>(m.peaks.most) / in_window;
+        peaks.push_back(*out.peak_over_mean);
       }
     }
     s.models.push_back(std::move(out));
@@ -298,8 +321,8 @@ TraceStatistics StatisticsCollector::Finish(const ModelNames& names) {
   s.rate = Ratio(requests_ - 1, s.span_s);
   s.gap_cv = gaps_.Cv();
   s.dispersion = counts_.Dispersion(span / window_);
-  s.prompt = Lengths(prompt_, prompts_);
-  s.output = Lengths(output_, outputs_);
+  s.prompt = prompt_.Finish();
+  s.output = output_.Finish();
   s.pearson = Correlation(n, static_cast<double>(prompts_), static_cast<double>(outputs_), static_cast<double>(prompts2_),
                           static_cast<double>(outputs2_), static_cast<double>(products_));
   s.spearman = Spearman();
@@ -311,6 +334,16 @@ TraceStatistics StatisticsCollector::Finish(const ModelNames& names) {
   for (std::size_t i = 0; i < s.windows.size(); ++i) {
     const TimePs length = std::min(window_, span - static_cast<TimePs>(i) * window_);
     s.windows[i].active = Ratio(s.windows[i].active, ToSeconds(length));
+  }
+  const auto whole_windows = static_cast<std::size_t>(span / window_);
+  std::vector<double> steady;
+  for (auto i = static_cast<std::size_t>((service_ + window_ - 1) / window_); i < whole_windows; ++i)
+    steady.push_back(s.windows[i].active);
+  if (!steady.empty()) {
+    std::sort(steady.begin(), steady.end());
+    s.active_min = steady.front();
+    s.active_p50 = steady[(steady.size() - 1) / 2];
+    s.active_max = steady.back();
   }
   s.hours = hours_;
   const auto whole_hours = static_cast<std::ptrdiff_t>(span / kHour);

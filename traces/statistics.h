@@ -53,20 +53,38 @@ inline constexpr std::array<double, 7> kLengthQuantiles = {0.01, 0.1, 0.25, 0.5,
 
 struct LengthStatistics {
   double mean = 0;
-  std::array<std::int64_t, kLengthQuantiles.size()> quantiles{};  // nearest rank; exact below 128 tokens, within 0.4 % above
+  std::array<std::int64_t, kLengthQuantiles.size()> quantiles{};  // nearest rank; exact below 131,072 tokens, within 0.4 % above
   std::int64_t max = 0;
   std::int64_t sum = 0;
+};
+
+// Lengths counted one by one up to a bound, in bins of 0.4 % beyond.
+class LengthCounts {
+ public:
+  LengthCounts() : exact_(kExact, 0) {}
+  void Add(std::int32_t tokens);
+  LengthStatistics Finish() const;
+
+ private:
+  static constexpr std::size_t kExact = std::size_t{1} << 17;
+  std::vector<std::int64_t> exact_;
+  Histogram above_;
+  std::int64_t count_ = 0;
+  std::int64_t sum_ = 0;
+  std::int32_t max_ = 0;
 };
 
 struct ModelStatistics {
   std::string name;
   std::string base;
   std::int64_t requests = 0;
-  double share = 0;                      // of all requests
-  double rate = 0;                       // requests/s
-  std::optional<double> gap_cv;          // standard deviation of the gaps over their mean; of three requests or more
-  std::optional<double> dispersion;      // as TraceStatistics::dispersion
-  std::optional<double> peak_over_mean;  // busiest 10 minutes over the mean; of traces of 20 minutes or more
+  double share = 0;                  // of all requests
+  double rate = 0;                   // its share of the trace's rate [requests/s]
+  std::optional<double> gap_cv;      // standard deviation of the gaps over their mean; of three requests or more
+  std::optional<double> dispersion;  // as TraceStatistics::dispersion
+  // Busiest 10 minutes over the mean; of traces of 20 minutes or more and a mean of 10 requests or more: of fewer, chance alone
+  // makes a peak.
+  std::optional<double> peak_over_mean;
   double mean_prompt = 0;
   double mean_output = 0;
   double active = 0;  // expected share of time in which it is active: 1 - exp(-rate T)
@@ -97,12 +115,14 @@ struct TraceStatistics {
   std::vector<std::pair<std::int64_t, double>> top;              // k, share of requests of the k hottest models
   std::vector<std::pair<double, ColdTail>> below_rate;           // rate [request/s], models below it
   std::vector<std::pair<double, ColdTail>> coldest_share;        // share of models, the coldest so many
-  std::optional<double> peak_over_mean_p50, peak_over_mean_p90;  // over models with 100 requests or more
+  std::optional<double> peak_over_mean_p50, peak_over_mean_p90;  // over models that have one
 
   // Models active, that is, within service_s after one of their arrivals: time-average from service_s after the first arrival to
   // the last; and what Poisson arrivals at their rates would give, sum of 1 - exp(-rate T).
   std::optional<double> active;
   double active_expected = 0;
+  // Over the windows from service_s on that are whole.
+  std::optional<double> active_min, active_p50, active_max;
   struct Window {
     std::int64_t requests = 0;
     double active = 0;  // time-average
@@ -117,11 +137,14 @@ struct TraceStatistics {
   std::optional<double> turns_mean;
   std::int64_t turns_p50 = 0, turns_p90 = 0;
 
-  std::int64_t blocks = 0;              // prefix blocks of all prompts
-  std::int32_t block_tokens = 0;        // the most of any request
-  double blocks_share = 1;              // of the distinct blocks that were kept
-  std::optional<double> blocks_reused;  // share of the blocks whose hash had come before
-  std::size_t hash_bytes = 0;           // memory that sessions and hashes took
+  std::int64_t blocks = 0;        // prefix blocks of all prompts
+  std::int32_t block_tokens = 0;  // the most of any request
+  double blocks_share = 1;        // of the distinct blocks that were kept
+  // Share of the blocks whose hash had come before. A hash stands for the whole prefix up to the end of its block: where a trace
+  // numbers blocks by their own content (RAGPulse), readers chain them first, so a passage that comes after another beginning
+  // is not reused.
+  std::optional<double> blocks_reused;
+  std::size_t hash_bytes = 0;  // memory that sessions and hashes took
 };
 
 class StatisticsCollector {
@@ -174,8 +197,8 @@ class StatisticsCollector {
   Gaps gaps_;
   Counts counts_;
   std::vector<Model> models_;
-  Histogram prompt_;  // of tokens x 2^13, the width of the histogram's finest bins
-  Histogram output_;
+  LengthCounts prompt_;
+  LengthCounts output_;
   std::int64_t prompts_ = 0, outputs_ = 0;
   unsigned __int128 prompts2_ = 0, outputs2_ = 0, products_ = 0;
   std::vector<std::int64_t> pairs_;  // of binned lengths, prompt by output

@@ -1,5 +1,6 @@
 #include "traces/text.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -88,6 +89,10 @@ std::string Quoted(std::string_view text) {
     }
   }
   return out + (text.size() > kShown ? "...\"" : "\"");
+}
+
+bool HasControl(std::string_view text) {
+  return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
 }
 
 std::string_view Trim(std::string_view text) {

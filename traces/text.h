@@ -19,6 +19,7 @@ inline constexpr std::int64_t kMaxTraceSeconds = 10'000'000'000;  // some 317 ye
 // A text for a message: quoted, cut to some 40 bytes, control characters and bytes outside ASCII escaped.
 std::string Quoted(std::string_view text);
 
+bool HasControl(std::string_view text);                 // has a control character of ASCII
 std::string_view Trim(std::string_view text);           // without blanks at both ends
 bool SameName(std::string_view a, std::string_view b);  // equal but for the case of ASCII letters
 

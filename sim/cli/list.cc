@@ -169,6 +169,16 @@ void PrintTemplates(const Json& rows, const Style& style) {
                   kPageWidth, 0, 0));
 }
 
+// What the simulation core knows of a scenario, and the settings of markets.
+Json WholeSchema() {
+  Json schema = ScenarioSchema();
+  Json& market = schema["properties"]["workload"]["properties"]["market"];
+  Json params = SourceParamsSchema("market");
+  params["description"] = market["description"];
+  market = std::move(params);
+  return schema;
+}
+
 struct Listing {
   const char* name;
   Json (*rows)();
@@ -222,7 +232,7 @@ void AddSchemaCommand(CLI::App& app, Invocation& invocation) {
       "Examples:\n"
       "  poolsim schema > poolsim.schema.json     then \"$schema\" makes editors complete scenarios\n"
       "  poolsim schema | jq .properties.workload");
-  command->callback([&invocation] { invocation.action = [] { fmt::print("{}", FileText(ScenarioSchema())); }; });
+  command->callback([&invocation] { invocation.action = [] { fmt::print("{}", FileText(WholeSchema())); }; });
 }
 
 }  // namespace poolsim

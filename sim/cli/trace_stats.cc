@@ -20,7 +20,8 @@ namespace {
 constexpr const char* kExamples =
     "Examples:\n"
     "  poolsim trace stats day.csv.zst\n"
-    "  poolsim trace stats market.json --set workload.to_s=3600      an hour of a scenario's workload\n"
+    "  poolsim trace stats my.json --set workload.to_s=3600          an hour of a scenario's workload\n"
+    "  poolsim trace stats --template market --set workload.rate_scale=0.001\n"
     "  poolsim trace stats day.ptrace --out out/day --service-s 30\n"
     "  poolsim trace stats day.csv.zst --json --quiet | jq .cold_by_rate\n"
     "\n"
@@ -30,8 +31,10 @@ constexpr const char* kExamples =
     "  dispersion   variance over mean of the counts in windows; Poisson arrivals have 1\n"
     "  active       a model is active for T seconds after each arrival; with Poisson arrivals at its rate\n"
     "               it would be so for 1 - exp(-rate T) of the time\n"
-    "  reuse        share of prompt blocks whose prefix hash has come before. Beyond 16.8 M distinct hashes\n"
-    "               (or 4.2 M sessions) an evenly drawn part of them is followed, and said to be";
+    "  seen before  share of prompt blocks whose prefix hash has come before: a block counts when it and all\n"
+    "               before it in the prompt are as in an earlier prompt. Beyond 16.8 M distinct hashes\n"
+    "               (or 4.2 M sessions) an evenly drawn part of them is followed, and said to be\n"
+    "  peak/mean    requests of the busiest 10 minutes over the mean of all; of models with 10 in the mean";
 
 struct Options {
   TraceInput input;
@@ -82,12 +85,16 @@ Json TailJson(const char* key, const std::vector<std::pair<double, ColdTail>>& r
   return list;
 }
 
-Json StatisticsJson(const TraceStatistics& s, const SourceCounts& counts, const StatisticsOptions& options) {
+Json StatisticsJson(const TraceStatistics& s, const RowAccount& account, const StatisticsOptions& options) {
   Json json;
-  json["rows_read"] = counts.rows_read;
-  json["rows_failed"] = counts.rows_failed;
-  json["rows_skipped"] = counts.rows_skipped;
-  if (counts.rows_skipped > 0) json["first_skipped"] = counts.first_skipped;
+  if (account.rows) {
+    json["rows_read"] = account.counts.rows_read;
+    json["rows_failed"] = account.counts.rows_failed;
+    json["rows_skipped"] = account.counts.rows_skipped;
+    if (account.counts.rows_skipped > 0) json["first_skipped"] = account.counts.first_skipped;
+    json["rows_left_out"] = account.left_out;
+    json["requests_repeated"] = account.repeated;
+  }
   json["requests"] = s.requests;
   json["models"] = s.models.size();
   json["models_with_requests"] = s.models_seen;
@@ -107,7 +114,11 @@ Json StatisticsJson(const TraceStatistics& s, const SourceCounts& counts, const 
   json["cold_by_share"] = TailJson("coldest_share", s.coldest_share);
   json["peak_over_mean"] = Json{{"p50", OrNull(s.peak_over_mean_p50)}, {"p90", OrNull(s.peak_over_mean_p90)}};
   json["service_s"] = options.service_s;
-  json["active_models"] = Json{{"mean", OrNull(s.active)}, {"expected", Rounded(s.active_expected)}};
+  Json series = Json::array();
+  for (const TraceStatistics::Window& window : s.windows) series.push_back(Rounded(window.active));
+  json["active_models"] = Json{{"mean", OrNull(s.active)},    {"expected", Rounded(s.active_expected)},
+                               {"min", OrNull(s.active_min)}, {"p50", OrNull(s.active_p50)},
+                               {"max", OrNull(s.active_max)}, {"by_window", std::move(series)}};
   json["hours"] = Json{{"min_over_mean", OrNull(s.hour_min)}, {"max_over_mean", OrNull(s.hour_max)}, {"requests", s.hours}};
   Json sessions;
   sessions["requests"] = s.session_requests;
@@ -192,30 +203,59 @@ std::string TailTable(const TraceStatistics& s, const Style& style) {
                {"% of requests", Align::kRight, ""},
                {"hottest, request/s", Align::kRight, ""}});
   const auto row = [&table](std::string what, const ColdTail& tail) {
-    table.Row({std::move(what), Count(tail.models), Percent(tail.model_share), Percent(tail.request_share),
-               tail.models == 0 ? "-" : Rate(tail.top_rate)});
+    if (tail.models == 0) return;
+    const double share = 100 * tail.request_share;
+    table.Row({std::move(what), Count(tail.models), Percent(tail.model_share), share == 0 ? "0" : fmt::format("{:.3g}", share),
+               Rate(tail.top_rate)});
   };
   for (const auto& [rate, tail] : s.below_rate) row(fmt::format("below {} request/s", rate), tail);
   for (const auto& [share, tail] : s.coldest_share) row(fmt::format("the coldest {} %", Rounded(share * 100)), tail);
   return table.Text(style, 2);
 }
 
+// A name that leaves room for the other columns.
+std::string Cut(const std::string& name) {
+  constexpr std::size_t kMost = 28;
+  if (Width(name) <= kMost) return name;
+  std::size_t bytes = 0;
+  for (std::size_t points = 0; points < kMost - 2; ++points) {
+    do ++bytes;
+    while (bytes < name.size() && (static_cast<unsigned char>(name[bytes]) & 0xC0) == 0x80);
+  }
+  return name.substr(0, bytes) + "..";
+}
+
 std::string ModelsTable(const TraceStatistics& s, const Style& style) {
   constexpr std::size_t kMost = 20;
-  Table table({{"model", Align::kLeft, ""},
-               {"LLM", Align::kLeft, ""},
-               {"requests", Align::kRight, ""},
-               {"%", Align::kRight, ""},
-               {"/s", Align::kRight, ""},
-               {"CV", Align::kRight, "gaps"},
-               {"disp.", Align::kRight, "gaps"},
-               {"peak/mean", Align::kRight, "10 min"},
-               {"prompt", Align::kRight, "mean tokens"},
-               {"output", Align::kRight, "mean tokens"}});
+  const std::vector<Column> columns = {{"model", Align::kLeft, ""},
+                                       {"LLM", Align::kLeft, ""},
+                                       {"requests", Align::kRight, ""},
+                                       {"%", Align::kRight, ""},
+                                       {"/s", Align::kRight, ""},
+                                       {"CV", Align::kRight, "gaps"},
+                                       {"disp.", Align::kRight, "gaps"},
+                                       {"peak/mean", Align::kRight, "10 min"},
+                                       {"prompt", Align::kRight, "mean tokens"},
+                                       {"output", Align::kRight, "mean tokens"}};
+  std::vector<std::vector<std::string>> rows;
   for (std::size_t i = 0; i < std::min(kMost, s.models.size()); ++i) {
     const ModelStatistics& m = s.models[i];
-    table.Row({m.name, m.base, Count(m.requests), Percent(m.share), Rate(m.rate), OrDash(m.gap_cv), OrDash(m.dispersion),
-               OrDash(m.peak_over_mean), Number(m.mean_prompt), Number(m.mean_output)});
+    rows.push_back({Cut(m.name), Cut(m.base), Count(m.requests), Percent(m.share), Rate(m.rate), OrDash(m.gap_cv),
+                    OrDash(m.dispersion), OrDash(m.peak_over_mean), Number(m.mean_prompt), Number(m.mean_output)});
+  }
+  // Columns that say something.
+  std::vector<std::size_t> shown;
+  for (std::size_t c = 0; c < columns.size(); ++c) {
+    if (std::any_of(rows.begin(), rows.end(), [c](const auto& row) { return !row[c].empty() && row[c] != "-"; }))
+      shown.push_back(c);
+  }
+  std::vector<Column> headings;
+  for (const std::size_t c : shown) headings.push_back(columns[c]);
+  Table table(std::move(headings));
+  for (const auto& row : rows) {
+    std::vector<std::string> cells;
+    for (const std::size_t c : shown) cells.push_back(row[c]);
+    table.Row(std::move(cells));
   }
   std::string out = table.Text(style, 2);
   if (s.models.size() > kMost)
@@ -224,33 +264,39 @@ std::string ModelsTable(const TraceStatistics& s, const Style& style) {
   return out;
 }
 
-std::string Report(const Options& options, const Scenario& scenario, const TraceStatistics& s, const SourceCounts& counts,
+std::string Report(const Options& options, const Scenario& scenario, const TraceStatistics& s, const RowAccount& account,
                    const Style& style) {
   const StatisticsOptions& o = options.statistics;
-  std::string out = style.Bold("trace stats " + (scenario.name.empty() ? options.input.in : scenario.name)) + "\n";
-  out +=
-      Item(style, "requests",
-           fmt::format("{} to {} {} over {}, {} request/s", Count(s.requests), Count(static_cast<std::int64_t>(s.models.size())),
-                       s.models.size() == 1 ? "model" : "models", Duration(s.span_s), Rate(s.rate)));
-  if (s.models_seen < static_cast<std::int64_t>(s.models.size()))
-    out += Item(style, "", fmt::format("{} models have none", Count(static_cast<std::int64_t>(s.models.size()) - s.models_seen)));
-  std::string rows = fmt::format("{} read, {} failed in the source, {} skipped", Count(counts.rows_read),
-                                 Count(counts.rows_failed), Count(counts.rows_skipped));
-  if (counts.rows_skipped > 0) rows += fmt::format("; the first: {}", counts.first_skipped);
-  out += Item(style, "rows", rows);
+  std::string out = style.Bold("trace stats " + (scenario.name.empty() ? options.input.Name() : scenario.name)) + "\n";
+  out += Item(style, "requests",
+              fmt::format("{} to {} over {}, {} request/s", Count(s.requests),
+                          Plural(static_cast<std::int64_t>(s.models.size()), "model"), Duration(s.span_s), Rate(s.rate)));
+  const std::int64_t without = static_cast<std::int64_t>(s.models.size()) - s.models_seen;
+  if (without > 0) out += Item(style, "", fmt::format("{} {} none", Plural(without, "model"), without == 1 ? "has" : "have"));
+  if (account.rows) {
+    out += Item(style, "rows",
+                fmt::format("{} read, {} failed in the source, {} skipped", Count(account.counts.rows_read),
+                            Count(account.counts.rows_failed), Count(account.counts.rows_skipped)));
+  }
+  for (const std::string& remark : account.Remarks()) out += Item(style, "", remark);
   out += Item(style, "arrivals",
               fmt::format("gap CV {}, index of dispersion {} (windows of {})", OrDash(s.gap_cv), OrDash(s.dispersion),
                           Duration(o.window_s)));
   if (s.hour_min) out += Item(style, "hours", fmt::format("{} to {} times the mean", OrDash(s.hour_min), OrDash(s.hour_max)));
   if (s.peak_over_mean_p50) {
     out += Item(style, "peak over mean",
-                fmt::format("of a model, its busiest 10 minutes: median {}, p90 {} (of 100 requests or more)",
+                fmt::format("of a model, its busiest 10 minutes: median {}, p90 {} (where the mean is 10 requests or more)",
                             OrDash(s.peak_over_mean_p50), OrDash(s.peak_over_mean_p90)));
   }
   out += Item(style, "active models",
               fmt::format("{} on average, each for {} s after an arrival; expected of Poisson arrivals: {} of {}",
                           s.active ? Number(*s.active) : "-", Number(o.service_s), Number(s.active_expected),
                           Count(static_cast<std::int64_t>(s.models.size()))));
+  if (s.active_min) {
+    out += Item(style, "",
+                fmt::format("in windows of {}: min {}, p50 {}, max {}", Duration(o.window_s), Number(*s.active_min),
+                            Number(*s.active_p50), Number(*s.active_max)));
+  }
   const auto sampled = [](double share) { return share < 1 ? fmt::format(" (of {} % followed)", Rounded(share * 100, 3)) : ""; };
   if (s.turns_mean) {
     out += Item(style, "sessions",
@@ -289,19 +335,20 @@ void Stats(const Options& options, const Invocation& invocation) {
     while (source->Next(spec)) collector.Add(spec, source->details());
   }
   const TraceStatistics s = collector.Finish(source->names());
-  if (s.requests == 0) throw InputError(fmt::format("{}: there is no request in it", options.input.in));
-  const Json json = StatisticsJson(s, source->counts(), options.statistics);
+  if (s.requests == 0) throw InputError(fmt::format("{}: there is no request in it", options.input.Name()));
+  const RowAccount account = AccountOfRows(scenario, source->counts(), s.requests);
+  const Json json = StatisticsJson(s, account, options.statistics);
   if (to_files) {
-    folder->Write("table.txt", Report(options, scenario, s, source->counts(), Style{}));
+    folder->Write("table.txt", Report(options, scenario, s, account, Style{}));
     folder->Write("stats.json", FileText(json));
     folder->Write("models.csv", TraceModelsCsv(s));
     folder->Write("windows.csv", TraceWindowsCsv(s, options.statistics));
     folder->Commit(Json{{"poolsim_version", POOLSIM_VERSION},
                         {"poolsim_commit", POOLSIM_COMMIT},
                         {"command", invocation.command_line},
-                        {"trace", options.input.in}});
+                        {"trace", options.input.Name()}});
   }
-  fmt::print("{}", options.json ? FileText(json) : Report(options, scenario, s, source->counts(), StyleFor(STDOUT_FILENO)));
+  fmt::print("{}", options.json ? FileText(json) : Report(options, scenario, s, account, StyleFor(STDOUT_FILENO)));
   if (to_files && !options.json) fmt::print("\n  results       {}\n", options.out);
 }
 
@@ -310,7 +357,7 @@ void Stats(const Options& options, const Invocation& invocation) {
 void AddTraceStatsCommand(CLI::App& trace, Invocation& invocation) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = trace.add_subcommand("stats", "say what is in a trace, or in a scenario's workload");
-  AddTraceInput(*command, options->input, "IN", "trace file, or scenario (JSON) for its workload");
+  AddTraceInput(*command, options->input, "IN", "trace file, or scenario (JSON) for its workload", kTraceFiles | kTemplates);
   command
       ->add_option("--service-s", options->statistics.service_s,
                    "a model is active for so long after an arrival (default: 16.79)")

@@ -13,6 +13,7 @@
 #include "sim/request_source.h"
 #include "sim/rng.h"
 #include "tests/catch.h"
+#include "tests/traces.h"
 #include "traces/format.h"
 
 namespace poolsim {
@@ -44,11 +45,12 @@ struct Outcome {
   bool refused = false;
 };
 
+void Put(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+Outcome Read(const WorkloadConfig& workload);
+
 Outcome ReadBytes(const std::string& path, const std::string& bytes, const std::string& format, bool skip, bool scaled) {
-  {
-    std::ofstream out(path, std::ios::binary);
-    out << bytes;
-  }
+  Put(path, bytes);
   WorkloadConfig workload;
   workload.path = path;
   workload.format = format;
@@ -61,6 +63,11 @@ Outcome ReadBytes(const std::string& path, const std::string& bytes, const std::
     workload.from_s = 2;
     workload.to_s = 12;
   }
+  return Read(workload);
+}
+
+Outcome Read(const WorkloadConfig& workload) {
+  constexpr std::int64_t kMost = 100'000;  // clients may be made to ask without end
   SourceContext context;
   context.workload = &workload;
   context.scenario_file = "scenario.json";
@@ -69,7 +76,7 @@ Outcome ReadBytes(const std::string& path, const std::string& bytes, const std::
     const auto source = OpenWorkload(context);
     RequestSpec spec;
     TimePs last = 0;
-    while (source->Next(spec)) {
+    while (outcome.requests < kMost && source->Next(spec)) {
       ++outcome.requests;
       const bool sound = spec.arrival >= last && spec.arrival <= kMaxTime && spec.prompt_tokens >= 1 &&
                          spec.prompt_tokens <= kMaxTokens && spec.output_tokens >= 1 && spec.output_tokens <= kMaxTokens &&
@@ -79,13 +86,13 @@ Outcome ReadBytes(const std::string& path, const std::string& bytes, const std::
     }
     const SourceCounts& counts = source->counts();
     if (counts.rows_skipped + counts.rows_failed > counts.rows_read) FAIL("more rows skipped than read");
-    if (!scaled && outcome.requests + counts.rows_failed + counts.rows_skipped != counts.rows_read)
+    if (workload.rate_scale == 1 && outcome.requests + counts.rows_failed + counts.rows_skipped != counts.rows_read)
       FAIL("a row is not accounted for");
     if ((source->counts().rows_skipped > 0) == source->counts().first_skipped.empty()) FAIL("a skipped row without a reason");
   } catch (const InputError& error) {
     outcome.refused = true;
     const std::string message = error.what();
-    if (message.find(path) == std::string::npos && message.find("/workload") == std::string::npos)
+    if (message.find(workload.path) == std::string::npos && message.find("/workload") == std::string::npos)
       FAIL("no place in: " << message);
     if (message.find('\n') != std::string::npos) FAIL("more than one line: " << message);
   }
@@ -209,6 +216,58 @@ TEST_CASE("A sample cut at any byte is read or refused", "[fuzz]") {
   const std::string plain = ReadWholeFile(POOLSIM_SOURCE_DIR "/traces/samples/mooncake.jsonl");
   for (std::size_t length = 0; length < plain.size(); length += 7)
     ReadBytes(folder + "/cut", plain.substr(0, length), "mooncake", true, false);
+}
+
+// A folder of two clients; the second one's lengths are compressed.
+TEST_CASE("Mutated folders of ServeGen clients are read or refused", "[fuzz]") {
+  const Scratch scratch;
+  const std::string trace = "0,2,1,Gamma,1.2,0.5\n600,0.5,2,Weibull,0.8,1.5\n1200,0,0,,0,0\n";
+  const std::string dataset =
+      R"({"0": {"input_tokens": "{5: 0.25, 7: 0.75}", "output_tokens": "{3: 1.0}"},)"
+      R"( "600": {"input_tokens": "{50: 0.5, 70: 0.5}", "image_tokens": "{}", "output_tokens": "{4: 0.5, 40: 0.5}", "reason_ratio": "{}"}})";
+  const std::string packed = testing::Gzip(dataset);
+  const std::vector<std::pair<std::string, std::string>> files = {{"chunk-0-trace.csv", trace},
+                                                                  {"chunk-0-dataset.json", dataset},
+                                                                  {"chunk-1-trace.csv", trace},
+                                                                  {"chunk-1-dataset.json.gz", packed}};
+  for (const auto& [name, bytes] : files) Put(scratch.folder + "/" + name, bytes);
+  WorkloadConfig workload;
+  workload.path = scratch.folder;
+  const Outcome whole = Read(workload);
+  CHECK(!whole.refused);
+  CHECK(whole.requests > 2000);
+
+  const auto with = [&](std::size_t file, const std::string& bytes) {
+    const std::string path = scratch.folder + "/" + files[file].first;
+    Put(path, bytes);
+    const Outcome outcome = Read(workload);
+    Put(path, files[file].second);
+    return outcome;
+  };
+  const auto lines = [](std::string text) {
+    for (std::size_t at = 0; (at = text.find('\n', at)) != std::string::npos; at += 2) text.insert(at, "\r");
+    return text;
+  };
+  CHECK(with(0, lines(trace)).requests == whole.requests);
+  CHECK(with(0, "\xef\xbb\xbf" + trace).requests == whole.requests);
+  CHECK(with(0, trace.substr(0, trace.size() - 1)).requests == whole.requests);
+  CHECK(with(1, "\xef\xbb\xbf" + dataset + "\r\n").requests == whole.requests);
+  CHECK(with(0, "").refused);
+  CHECK(with(1, "").refused);
+  CHECK(with(0, trace + std::string(1, '\0')).refused);
+  CHECK(with(1, dataset + std::string(1, '\0')).refused);
+  CHECK(with(0, trace + std::string(17 << 20, '1')).refused);
+  for (std::size_t length = 0; length < packed.size(); ++length) CHECK(with(3, packed.substr(0, length)).refused);
+
+  Rng rng(3, "fuzz", "servegen");
+  std::int64_t refused = 0;
+  constexpr int kTimes = 3000;
+  for (int i = 0; i < kTimes; ++i) {
+    const std::size_t file = i % 8 == 0 ? 3 : static_cast<std::size_t>(i % 2);
+    refused += with(file, Mutate(files[file].second, rng)).refused ? 1 : 0;
+  }
+  CHECK(refused > kTimes / 3);            // else the mutations do nothing
+  CHECK(refused < kTimes - kTimes / 50);  // else they leave nothing of the folder: parameters have little that may change
 }
 
 TEST_CASE("Noise is read or refused", "[fuzz]") {

@@ -148,10 +148,66 @@ TEST_CASE("trace convert: nothing vanishes unseen, and no half of a file is left
   CHECK(Has(skipped, "the first skipped: bad.csv:6:18: "));
   CHECK(Has(skipped, "2 rows are not in the slice, or thinned out\n"));
   CHECK(Has(desk.Fine("trace convert day.csv --out v.csv --set workload.rate_scale=3"), "8 requests are repeats\n"));
+  CHECK(Has(desk.Fine("trace convert day.csv --out v.csv --set workload.to_s=86400"),
+            "1 row is not in the slice, or thinned out\n"));
+  CHECK(Has(desk.Fine("trace convert day.csv --out v.csv --set workload.from_s=60 --set workload.rate_scale=3"),
+            "2 requests more: repeats, less rows not in the slice\n"));
   // What was there stays when the new one fails.
   const std::string before = Get(desk / "v.csv");
   desk.Refused("trace convert bad.csv --out v.csv", "bad.csv:6:18: ");
   CHECK(Get(desk / "v.csv") == before);
+}
+
+TEST_CASE("trace convert: what is dropped is gone, and what is read is not replaced", "[golden]") {
+  const Desk desk("trace_convert_drops");
+  Put(desk / "day.csv", kDay);
+  const std::string dropped = desk.Fine("trace convert day.csv --out v.csv --drop base");
+  CHECK(Has(dropped, "left out, as --drop says: base\n"));
+  CHECK(Get(desk / "v.csv").find("arrival_s,model,prompt_tokens,output_tokens\n0.5,chat,200,20\n0.5,\"code, fast\",900,40\n") ==
+        0);
+  CHECK(Has(desk.Fine("trace convert day.csv --out v.ptrace --drop base,model"), "4 requests of 1 model, "));
+  desk.Fine("trace convert v.ptrace --out v.csv");
+  CHECK(Get(desk / "v.csv").find("arrival_s,model,prompt_tokens,output_tokens\n0.5,model,200,20\n0.5,model,900,40\n") == 0);
+  desk.Refused("trace convert day.csv --out v.csv --drop model", "has: base; leave it out with --drop base");
+
+  Put(desk / "talk.csv", "arrival_s,model,prompt_tokens,output_tokens,session\n0,a,1,2,s\n");
+  desk.Fine("trace convert talk.csv --out v.csv --drop session");
+  CHECK(Get(desk / "v.csv") == "arrival_s,model,prompt_tokens,output_tokens\n0,a,1,2\n");
+  Put(desk / "blocks.jsonl", R"({"timestamp": 0, "input_length": 600, "output_length": 2, "hash_ids": [5, 6]})");
+  desk.Fine("trace convert blocks.jsonl --out v.jsonl --drop blocks");
+  CHECK(Has(Get(desk / "v.jsonl"), "\"hash_ids\": []"));
+
+  fs::create_hard_link(desk / "day.csv", desk / "same.csv");
+  fs::create_symlink("day.csv", desk / "link.csv");
+  Put(desk / "s.json", R"({"workload": {"path": "day.csv"}})");
+  for (const char* call : {"day.csv --out day.csv", "day.csv --out ./same.csv", "link.csv --out day.csv", "s.json --out day.csv",
+                           "s.json --to vidur --out s.json --drop model,base"}) {
+    desk.Refused(std::string("trace convert ") + call, ": is what is read; --out must name another file");
+  }
+  CHECK(Get(desk / "day.csv") == kDay);
+}
+
+TEST_CASE("trace convert: a pipe is read from its first byte, and once", "[golden]") {
+  const Desk desk("trace_convert_pipe");
+  std::string rows = "arrival_s,model,base,prompt_tokens,output_tokens\n";
+  for (int i = 0; i < 2000; ++i) rows += std::to_string(i) + ",chat,yi-9b,200,20\n";
+  Put(desk / "day.csv", rows);
+  const auto feed = [&desk] {
+    const std::string folder = (desk / "").string();
+    REQUIRE(std::system(("cd '" + folder + "' && rm -f pipe && mkfifo pipe && (cat day.csv >pipe 2>/dev/null &)").c_str()) == 0);
+  };
+  feed();
+  CHECK(
+      Has(desk.Fine("trace convert pipe --out out.csv"), "rows read 2,000, failed in the source 0, skipped 0, written 2,000\n"));
+  CHECK(Get(desk / "out.csv") == rows);
+  feed();
+  CHECK(Has(desk.Fine("trace stats pipe"), "2,000 read, "));
+  Put(desk / "day.csv", "arrival_s,model,base,prompt_tokens,output_tokens\n0,chat,,1,1\n1,mail,yi-9b,1,1\n");
+  feed();
+  desk.Refused("trace convert pipe --out out.csv",
+               "out.csv: a request has an LLM or a session, the first had none, and pipe cannot");
+  feed();
+  desk.Fine("trace convert pipe --out out.ptrace");
 }
 
 TEST_CASE("trace generate writes what a run gets", "[golden]") {
@@ -168,7 +224,23 @@ TEST_CASE("trace generate writes what a run gets", "[golden]") {
   desk.Fine("trace generate made.json --set seed=2 --out again.csv");
   CHECK(Get(desk / "again.csv") != csv);
   Put(desk / "read.json", R"({"workload": {"path": "made.csv"}})");
-  desk.Refused("trace generate read.json --out x.csv", "read.json: /workload/source: no generator is named");
+  desk.Refused("trace generate read.json --out x.csv", "read.json: /workload: there is neither a source nor a market");
+  desk.Refused("trace generate --out x.csv", "nothing to read is named; expected a file or --template NAME");
+  desk.Refused("trace generate made.json --template arena --out x.csv", "a file and --template are both given");
+  desk.Refused("trace generate arena --out x.csv", "arena: there is no such file; --template arena is the market of that name");
+  desk.Refused("trace generate --template aren --out x.csv", "unknown template \"aren\"; did you mean \"arena\"?");
+  CHECK(!Has(desk.Fine("trace generate made.json --out made.csv"), "rows read"));
+
+  // A market, by a scenario and by its template's name.
+  Put(desk / "market.json", R"({"workload": {"market": {"template": "arena"}}})");
+  desk.Fine("trace generate market.json --set workload.to_s=60 --out market.csv");
+  desk.Fine("trace generate --template arena --set workload.to_s=60 --out template.csv");
+  CHECK(Has(Get(desk / "market.csv"), ",arena-0000,phi-4,"));
+  CHECK(Get(desk / "market.csv") == Get(desk / "template.csv"));
+  const std::string stats = desk.Fine("trace stats --template arena --set workload.to_s=60");
+  CHECK(stats.find("trace stats template arena\n") == 0);
+  CHECK(!Has(stats, " read, "));
+  CHECK(!Json::parse(desk.Fine("trace stats market.json --set workload.to_s=60 --json")).contains("rows_read"));
 
   // The runs of the generator and of its .ptrace are one. CSV numbers models by first appearance, so its run is another; through
   // a cache it is the same.
@@ -200,6 +272,7 @@ TEST_CASE("trace stats: a table, JSON, and a folder of files", "[golden]") {
   CHECK(json["prompt_tokens"]["mean"] == 1050);
   CHECK(json["per_model"].size() == 3);
   CHECK(json["sessions"]["turns"].is_null());
+  CHECK(json["active_models"]["by_window"].size() == 1440);
   CHECK(Json::parse(desk.Fine("trace stats day.csv --top 1,2 --json")) == json);
   CHECK(Get(desk / "out/models.csv").find("model,base,requests,share,rate_per_s,") == 0);
   CHECK(Has(Get(desk / "out/models.csv"), "\nchat,qwen2.5-7b,2,0.5,"));
@@ -207,7 +280,23 @@ TEST_CASE("trace stats: a table, JSON, and a folder of files", "[golden]") {
   CHECK(fs::exists(desk / "out/manifest.json"));
 
   Put(desk / "s.json", R"({"name": "mine", "workload": {"path": "day.csv", "to_s": 70}})");
-  CHECK(Has(desk.Fine("trace stats s.json"), "trace stats mine\n"));
+  const std::string mine = desk.Fine("trace stats s.json");
+  CHECK(Has(mine, "trace stats mine\n"));
+  CHECK(Has(mine, "4 read, 0 failed in the source, 0 skipped\n"));
+  CHECK(Has(mine, "  1 row is not in the slice, or thinned out\n"));
+  const Json sliced = Json::parse(desk.Fine("trace stats s.json --json"));
+  CHECK(sliced["rows_read"] == 4);
+  CHECK(sliced["requests"] == 3);
+  CHECK(sliced["rows_left_out"] == 1);
+  CHECK(sliced["requests_repeated"] == 0);
+  // What says nothing is not shown: neither LLMs nor peaks nor rows of models that there are none of; long names are cut.
+  Put(desk / "long.csv", "arrival_s,model,prompt_tokens,output_tokens\n0,a-name-that-goes-on-and-on-for-ever,1,2\n9,b,1,2\n");
+  const std::string small = desk.Fine("trace stats long.csv");
+  CHECK(Has(small, "  a-name-that-goes-on-and-on.. "));
+  CHECK(!Has(small, "LLM"));
+  CHECK(!Has(small, "peak/mean"));
+  CHECK(!Has(small, "below 0.05 request/s"));
+  CHECK(Has(small, "below 0.1 request/s"));
   CHECK(Has(desk.Fine("trace stats quickstart"), "request"));
   Put(desk / "empty.csv", "arrival_s,model,prompt_tokens,output_tokens\n");
   desk.Refused("trace stats empty.csv", "empty.csv: there is no request in it");

@@ -166,6 +166,19 @@ TEST_CASE("What a market cannot be is refused, with its place", "[unit]") {
   refused(base + R"("sizes": [{"name": "a", "count": 2}]})", "sum up to 2, but there are 3 models");
   refused(base + R"("sizes": [{"name": "a"}, {"name": "a"}]})", "/workload/market/sizes/1/name");
   refused(base + R"("sizes": [{"name": "a", "arrivals": {"process": "weibull"}}]})", "/workload/market/sizes/0/arrivals/cv");
+  refused(base + R"("arrivals": {"cv": 2}})",
+          "/workload/market/arrivals/cv: goes with process gamma and weibull, not with poisson");
+  refused(base + R"("arrivals": {"process": "gamma", "cv": 2, "states": []}})",
+          "/workload/market/arrivals/states: goes with process mmpp");
+  refused(base + R"("arrivals": {"process": "weibull", "cv": 2, "clients": "x"}})",
+          "/workload/market/arrivals/clients: goes with");
+  refused(base + R"("sizes": [{"name": "a", "arrivals": {"cv": 3}}]})", "/workload/market/sizes/0/arrivals/cv: goes with");
+  CHECK_NOTHROW(
+      Market(base + R"("arrivals": {"cv": 3}, "sizes": [{"name": "a", "arrivals": {"process": "gamma"}}, {"name": "b"}]})"));
+  refused(base + R"("sessions": {"block_tokens": 16}})", "/workload/market/sessions/block_tokens: goes with sessions");
+  refused(base + R"("sessions": {"shared_prefix_tokens": 16}})",
+          "/workload/market/sessions/shared_prefix_tokens: goes with sessions");
+  refused(base + R"("sessions": {"turns": 2, "shared_prefix_tokens": 16}})", "/shared_prefix_tokens: shows in hashes only");
   refused(base + R"("head": ["x"]})", "/workload/market/head/0: \"x\" is in no class");
   refused(base + R"("prompt_tokens": {"mixture": []}})", "/workload/market/prompt_tokens/mixture");
   refused(base + R"("prompt_tokens": {"mixture": [{"weight": 1}]}})",
@@ -333,10 +346,18 @@ TEST_CASE("ServeGen's folders say what is wrong with them", "[unit]") {
   refused("0,x,1,Gamma,1,1\n", dataset, "chunk-0-trace.csv:1:3: \"x\"");
   refused("0,2,1,,1,1\n", dataset, "a rate of 2 has no pattern");
   refused("0,2,1,Gamma,1,1\n600,0,0,,0,0\n900,0,0,,0,0\n", dataset, "chunk-0-trace.csv:3:1:");
+  refused("0,2,1,Gamma,1,1\n9158400,2,1,Gamma,1,1\n", dataset,
+          "chunk-0-trace.csv:2:1: \"9158400\": the window ends after 106 days");
   refused(trace, "{", "chunk-0-dataset.json");
   refused(trace, R"({"0": {"input_tokens": "{5: 0.25", "output_tokens": "{3: 1.0}"}})", "/0/input_tokens: byte 9");
   refused(trace, R"({"0": {"input_tokens": "{5.5: 0.25}", "output_tokens": "{3: 1.0}"}})", "a whole number of tokens");
   refused(trace, R"({"0": {"input_tokens": "{}", "output_tokens": "{3: 1.0}"}})", "no prompt or no output lengths at 0 s");
+  open(trace, dataset);
+  CHECK_THROWS_WITH(Open(R"({"path": "clients", "on_bad_row": "skip"})"),
+                    Catch::Contains("/workload/on_bad_row: goes with rows"));
+  CHECK_THROWS_WITH(Open(R"({"path": "clients", "reorder_s": 3})"), Catch::Contains("/workload/reorder_s: goes with rows"));
+  CHECK_THROWS_WITH(Open(R"({"market": {"template": "arena"}, "on_bad_row": "skip"})"),
+                    Catch::Contains("/workload/on_bad_row: goes"));
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   CHECK_THROWS_WITH(Open(R"({"path": "clients"})"),

@@ -328,10 +328,12 @@ TEST_CASE("A run's cache is made once, used again, and made anew when its source
   const std::string mine = ErrorOfWorkload(R"({"path": "cached.csv", "cache": "mine.ptrace"})");
   CHECK(mine.find("scenario.json: /workload/cache: ") == 0);
   CHECK(mine.find("not by a run") != std::string::npos);
-  Put(Path("notes.txt"), "notes");
-  CHECK(ErrorOfWorkload(R"({"path": "cached.csv", "cache": "notes.txt"})").find("is there and is no .ptrace") !=
+  Put(Path("notes.ptrace"), "notes");
+  CHECK(ErrorOfWorkload(R"({"path": "cached.csv", "cache": "notes.ptrace"})").find("is there and is no .ptrace") !=
         std::string::npos);
-  CHECK(ReadWholeFile(Path("notes.txt")) == "notes");
+  CHECK(ReadWholeFile(Path("notes.ptrace")) == "notes");
+  CHECK(ErrorOfWorkload(R"({"path": "cached.csv", "cache": "cache.csv"})") ==
+        "scenario.json: /workload/cache: \"cache.csv\" does not end in .ptrace");
   CHECK(ErrorOfWorkload(R"({"path": "cached.csv", "cache": "absent/x.ptrace"})").find("absent/x.ptrace: cannot be written") !=
         std::string::npos);
   CHECK(ErrorOfWorkload(R"({"source": "poisson", "cache": "x.ptrace"})").find("/workload/cache: ") != std::string::npos);
