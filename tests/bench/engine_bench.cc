@@ -69,12 +69,13 @@ BENCHMARK(BM_ServerlessLlm80ModelsOn16Gpus)->Unit(benchmark::kMillisecond)->Iter
 
 // Time must hardly grow with the length of the answers: the cost is in requests and switches.
 void BM_DedicatedOutputTokens(benchmark::State& state) {
-  const std::string output = std::to_string(state.range(0));
-  const std::string rate = std::to_string(20.0 / static_cast<double>(state.range(0)));
-  Replay(state, Parse(R"({"workload": {"source": "poisson", "params": {"requests": 200000, "models": 100, "rate_per_model": )" +
-                      rate + R"(, "llm": "qwen2.5-7b",
-    "prompt_tokens": {"fixed": 200}, "output_tokens": {"fixed": )" +
-                      output + R"(}}}, "policy": {"name": "dedicated", "params": {"dedicated": {"replicas": 1}}}})"));
+  const double rate = 100 * 20.0 / static_cast<double>(state.range(0));
+  Replay(state, Parse(fmt::format(
+                    R"({{"workload": {{"market": {{"models": 100, "popularity": {{"zipf": 0}}, "rate": {}, "duration_s": {},
+    "sizes": [{{"name": "m", "llms": ["qwen2.5-7b"]}}],
+    "prompt_tokens": {{"fixed": 200}}, "output_tokens": {{"fixed": {}}}}}}},
+    "policy": {{"name": "dedicated", "params": {{"dedicated": {{"replicas": 1}}}}}}}})",
+                    rate, 1'000'000 / rate, state.range(0))));
 }
 BENCHMARK(BM_DedicatedOutputTokens)->Arg(10)->Arg(100)->Arg(1000)->Arg(10000)->Unit(benchmark::kMillisecond)->Iterations(1);
 
