@@ -465,7 +465,7 @@ std::unique_ptr<RequestSource> OpenWorkload(const SourceContext& context) {
     source = OpenTrace(context);
     if (dynamic_cast<const TraceSource*>(source.get()) != nullptr) counted_from = from;
   } else {
-    // The whole trace is kept, whatever part of it is asked for now.
+    // The cache holds the whole trace, so that runs of different slices share it.
     WorkloadConfig whole = workload;
     whole.from_s = 0;
     whole.to_s.reset();

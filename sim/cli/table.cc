@@ -42,6 +42,10 @@ std::string Count(std::int64_t value) {
   return digits;
 }
 
+std::string Plural(std::int64_t count, const std::string& noun) {
+  return fmt::format("{} {}{}", Count(count), noun, count == 1 ? "" : "s");
+}
+
 std::string ShortCount(double value) {
   if (value < 9999.5) return value < 99.5 && value != std::floor(value) ? ThreeDigits(value) : Count(std::llround(value));
   constexpr std::array<const char*, 5> kUnits = {"k", "M", "G", "T", "P"};

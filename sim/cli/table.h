@@ -12,6 +12,8 @@ inline constexpr std::size_t kPageWidth = 100;
 
 // 1234567 -> "1,234,567".
 std::string Count(std::int64_t value);
+// "1 row", "2,000 rows".
+std::string Plural(std::int64_t count, const std::string& noun);
 // At most five characters: "9,876", "12.3k", "4.56M".
 std::string ShortCount(double value);
 // Three digits and the unit that suits: "850 us", "12.3 s", "845 s", "2 h 05 min".

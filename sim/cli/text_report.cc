@@ -19,10 +19,6 @@ std::string Item(const Style& style, const std::string& label, const std::string
   return style.Dim(start) + Wrap(text, kPageWidth, kLabel, kLabel) + "\n";
 }
 
-std::string Plural(std::int64_t count, const std::string& noun) {
-  return fmt::format("{} {}{}", Count(count), noun, count == 1 ? "" : "s");
-}
-
 std::string Fleet(const Scenario& scenario, const RunResult& result) {
   std::vector<std::string> kinds;
   for (const PoolConfig& pool : scenario.Pools()) {

@@ -225,10 +225,6 @@ std::vector<std::string> RowAccount::Remarks() const {
   return remarks;
 }
 
-std::string Plural(std::int64_t count, const std::string& noun) {
-  return fmt::format("{} {}{}", Count(count), noun, count == 1 ? "" : "s");
-}
-
 void AddTraceCommand(CLI::App& app, Invocation& invocation) {
   CLI::App* trace = app.add_subcommand("trace", "look into traces, convert them, write a generator's requests");
   trace->require_subcommand(1);

@@ -38,7 +38,6 @@ struct RowAccount {
   std::vector<std::string> Remarks() const;
 };
 RowAccount AccountOfRows(const Scenario& scenario, const SourceCounts& counts, std::int64_t requests);
-std::string Plural(std::int64_t count, const std::string& noun);  // "1 row", "2 rows"
 
 void AddTraceStatsCommand(CLI::App& trace, Invocation& invocation);
 

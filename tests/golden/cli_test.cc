@@ -19,32 +19,18 @@
 
 #include "sim/fields.h"
 #include "tests/catch.h"
+#include "tests/command.h"
 
 namespace {
 
 namespace fs = std::filesystem;
 using poolsim::Json;
 
-std::string Get(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::ostringstream out;
-  out << in.rdbuf();
-  return out.str();
-}
-
-void Put(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
-
-std::string Quoted(const std::string& word) {
-  std::string out = "'";
-  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
-
-struct Ended {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
+using poolsim::testing::CallIn;
+using poolsim::testing::Ended;
+using poolsim::testing::Get;
+using poolsim::testing::Put;
+using poolsim::testing::Quoted;
 
 // A folder of its own, with a trace, a scenario for it, and a way to call the program there.
 class Desk {
@@ -67,14 +53,9 @@ class Desk {
   const fs::path& folder() const { return folder_; }
 
   Ended Call(const std::vector<std::string>& arguments) const {
-    std::string command = "cd " + Quoted(folder_.string()) + " && " + Quoted(POOLSIM_EXECUTABLE);
-    for (const std::string& argument : arguments) command += " " + Quoted(argument);
-    command += " >stdout 2>stderr </dev/null";
-    const int status = std::system(command.c_str());
-    Ended ended{WIFEXITED(status) ? WEXITSTATUS(status) : -1, Get(folder_ / "stdout"), Get(folder_ / "stderr")};
-    fs::remove(folder_ / "stdout");
-    fs::remove(folder_ / "stderr");
-    return ended;
+    std::string words;
+    for (const std::string& argument : arguments) words += Quoted(argument) + " ";
+    return CallIn(folder_, words);
   }
 
   std::vector<std::string> Names() const {

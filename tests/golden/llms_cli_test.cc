@@ -10,30 +10,15 @@
 
 #include "models/llm_spec.h"
 #include "tests/catch.h"
+#include "tests/command.h"
 
 namespace {
 
 namespace fs = std::filesystem;
 
-std::string Get(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::ostringstream out;
-  out << in.rdbuf();
-  return out.str();
-}
-
-struct Ended {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
-
-Ended Call(const fs::path& folder, const std::string& arguments) {
-  const std::string command =
-      "cd '" + folder.string() + "' && '" + POOLSIM_EXECUTABLE + "' " + arguments + " >stdout 2>stderr </dev/null";
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, Get(folder / "stdout"), Get(folder / "stderr")};
-}
+using poolsim::testing::CallIn;
+using poolsim::testing::Ended;
+using poolsim::testing::Get;
 
 const char* const kConfig = R"({"architectures": ["MixtralForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
   "max_position_embeddings": 32768, "model_type": "mixtral", "num_attention_heads": 32, "num_experts_per_tok": 2,
@@ -48,7 +33,7 @@ TEST_CASE("llms import prints an entry, and its counts beside it", "[golden]") {
   fs::create_directories(folder / "Mixtral-8x7B");
   std::ofstream(folder / "Mixtral-8x7B" / "config.json") << kConfig;
 
-  const Ended printed = Call(folder, "llms import Mixtral-8x7B/config.json");
+  const Ended printed = CallIn(folder, "llms import Mixtral-8x7B/config.json");
   CHECK(printed.code == 0);
   const poolsim::LlmSpec llm = poolsim::ParseLlm(printed.out, "stdout");
   CHECK(llm.name == "mixtral-8x7b");
@@ -58,14 +43,14 @@ TEST_CASE("llms import prints an entry, and its counts beside it", "[golden]") {
             "KV cache a token, context 32,768\n") == 0);
   CHECK(printed.err.find("mixtral-8x7b: layers with a sliding window") != std::string::npos);
 
-  const Ended written = Call(folder, "llms import Mixtral-8x7B/config.json --name mine --out mine.json");
+  const Ended written = CallIn(folder, "llms import Mixtral-8x7B/config.json --name mine --out mine.json");
   CHECK(written.code == 0);
   CHECK(written.err.empty());
   CHECK(written.out.find("mine: 46.7 B parameters") == 0);
   CHECK(poolsim::ParseLlm(Get(folder / "mine.json"), "mine.json").name == "mine");
 
   const auto refused = [&](const std::string& arguments, const std::string& what) {
-    const Ended ended = Call(folder, arguments);
+    const Ended ended = CallIn(folder, arguments);
     INFO(ended.err);
     CHECK(ended.code == 2);
     CHECK(ended.out.empty());
@@ -80,7 +65,7 @@ TEST_CASE("llms import prints an entry, and its counts beside it", "[golden]") {
   refused("llms import Mixtral-8x7B/config.json --out absent/mine.json", "absent/mine.json: cannot be written");
   refused("llms import", "CONFIG is required");
   refused("llms", "subcommand is required");
-  CHECK(Call(folder, "llms import --help").code == 0);
+  CHECK(CallIn(folder, "llms import --help").code == 0);
 
   // A scenario may name the entry, or the config.json itself.
   std::ofstream(folder / "trace.csv") << "arrival_s,model,prompt_tokens,output_tokens\n0.1,chat,200,20\n";
@@ -88,7 +73,7 @@ TEST_CASE("llms import prints an entry, and its counts beside it", "[golden]") {
     std::ofstream(folder / "scenario.json") << R"({"workload": {"path": "trace.csv"}, "models": [{"match": "chat", "llm": ")"
                                             << path
                                             << R"("}], "fleet": {"gpu": "h200", "gpus": 1}, "policy": {"name": "dedicated"}})";
-    const Ended ran = Call(folder.parent_path(), "run llms/scenario.json --quiet");
+    const Ended ran = CallIn(folder.parent_path(), "run llms/scenario.json --quiet");
     INFO(ran.err);
     CHECK(ran.code == 0);
   }

@@ -11,25 +11,17 @@
 
 #include "sim/fields.h"
 #include "tests/catch.h"
+#include "tests/command.h"
 
 namespace {
 
 namespace fs = std::filesystem;
 using poolsim::Json;
 
-std::string Get(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::ostringstream out;
-  out << in.rdbuf();
-  return out.str();
-}
-void Put(const fs::path& file, const std::string& text) { std::ofstream(file, std::ios::binary) << text; }
-
-struct Ended {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
+using poolsim::testing::CallIn;
+using poolsim::testing::Ended;
+using poolsim::testing::Get;
+using poolsim::testing::Put;
 
 class Desk {
  public:
@@ -38,12 +30,7 @@ class Desk {
     fs::create_directories(folder_);
   }
   fs::path operator/(const std::string& name) const { return folder_ / name; }
-  Ended Call(const std::string& arguments) const {
-    const std::string command =
-        "cd '" + folder_.string() + "' && '" + POOLSIM_EXECUTABLE + "' " + arguments + " >stdout 2>stderr </dev/null";
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, Get(folder_ / "stdout"), Get(folder_ / "stderr")};
-  }
+  Ended Call(const std::string& arguments) const { return CallIn(folder_, arguments); }
   std::string Fine(const std::string& arguments) const {
     const Ended ended = Call(arguments);
     INFO(arguments << ": " << ended.err);
@@ -138,7 +125,7 @@ TEST_CASE("trace convert: nothing vanishes unseen, and no half of a file is left
   desk.Refused("trace convrt day.csv", "unknown command \"convrt\"; did you mean \"convert\"?");
   Put(desk / "bad.csv", std::string(kDay) + "86401,mail,yi-9b,x,1\n");
   desk.Refused("trace convert bad.csv --out v.csv", "bad.csv:6:18: prompt_tokens: \"x\" is not a number");
-  CHECK(desk.Files() == 5);  // the two traces, the folder, stdout and stderr
+  CHECK(desk.Files() == 3);  // the two traces and the folder
 
   const std::string dropped = desk.Fine("trace convert day.csv --out v.csv --to vidur --drop model,base,session");
   CHECK(Has(dropped, "left out, as --drop says: model,base\n"));
