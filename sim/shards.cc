@@ -430,7 +430,7 @@ ShardsResult Run::All() {
     if (!shards_[n].part) begun_[n] = Begin(n);
   }
 
-  std::unique_ptr<RequestSource> source = OpenScenarioWorkload(s_);
+  std::unique_ptr<RequestSource> source = options_.requests ? options_.requests() : OpenScenarioWorkload(s_);
   MakeGroups(*source);
   SourceCounts counts = source->counts();  // of a file that is read in parts: all of it
   Team team(options_.threads);

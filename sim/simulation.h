@@ -87,6 +87,8 @@ struct RunOptions {
   ProgressSink progress;
   std::function<void(std::string_view rows)> request_rows;  // rows of requests.csv, when asked for; shards in order
   TokenObserver* observer = nullptr;
+  // Instead of the scenario's own workload, which facts are about: opens it from the start.
+  std::function<std::unique_ptr<RequestSource>()> requests;
 };
 
 // What the workload says of itself, or one pass over it. Throws InputError on a bad row or an empty workload.
