@@ -84,7 +84,8 @@ Tally TallyOf(const Scenario& s, const RunResult& result) {
   if (t.power_kw) *t.power_kw /= end_hours;
   for (const ModelRow& row : result.models) {
     const ModelMetrics& r = row.metrics;
-    t.models.push_back({row.name, row.pool, r.requests, r.service, r.on_time_tokens, r.wanted_tokens, r.on_time_requests, r.switches, 0});
+    t.models.push_back({row.name, row.pool, r.requests, r.service, r.on_time_tokens, r.wanted_tokens, r.on_time_requests, r.switches,
+                        static_cast<double>(r.busy) * 1e-12});
   }
   return t;
 }
