@@ -244,6 +244,9 @@ Json SummaryJson(const Scenario& scenario, const RunResult& result) {
   json["gpu_hours"] = Rounded(static_cast<double>(result.owned) / 1e12 / 3600);
   json["cost_usd"] = result.cost_usd ? Json(Rounded(*result.cost_usd)) : Json();
   json["energy_kwh"] = result.energy_kwh ? Json(Rounded(*result.energy_kwh)) : Json();
+  const double hours = ToSeconds(result.end) / 3600;
+  json["power_kw"] = Json{{"mean", result.energy_kwh ? Json(Rounded(Ratio(*result.energy_kwh, hours, 0))) : Json()},
+                          {"peak", result.peak_power_kw ? Json(Rounded(*result.peak_power_kw)) : Json()}};
   json["simulated_s"] = Seconds(result.end);
   json["wall_s"] = Rounded(result.wall_s);
   json["peak_rss_mb"] = Rounded(result.peak_rss_mb);

@@ -46,9 +46,9 @@ std::int64_t FailedRequests(const ModelMetrics& m);
 // On-time tokens a second, over the time in which arrivals are measured.
 double Goodput(const Scenario& scenario, const RunResult& result);
 
-// summary.json. Of an infeasible result: policy, status and reason alone. `cost_usd` is the owned GPU-hours at the price of the
-// catalogue or of fleet.gpu_price_per_hour; `energy_kwh` what the GPUs draw at most, owned time x idle power + busy time x (board
-// - idle power); both are null where a figure is missing. `switching` (SwitchMetrics says what is counted):
+// summary.json. Of an infeasible result: policy, status and reason alone. `cost_usd` and `energy_kwh` are those of ownership.h,
+// energy at most; `power_kw` is the mean, energy over simulated time, and the peak, that all boards can draw at once; all are
+// null where a figure is missing. `switching` (SwitchMetrics says what is counted):
 //
 //   from           switches by where the weights were; their sum is `switches`
 //   latency_s      of the switches that ended; those from `resident` take 0

@@ -33,6 +33,11 @@ void FleetConfig::Describe(Fields& f) {
   f.OptReal("gpu_memory_gb", gpu_memory_gb, "memory of a GPU in decimal GB, instead of the catalogue's", 0.001, 1e6);
   f.OptReal("gpu_price_per_hour", gpu_price_per_hour, "what an owned GPU costs, in USD per hour, instead of the catalogue's", 0,
             1e6);
+  f.OptReal("gpu_purchase_usd", gpu_purchase_usd, "price of buying a GPU, in USD, instead of a price per hour", 0, 1e9);
+  f.OptReal("gpu_life_years", gpu_life_years, "years in which a bought GPU is written off, evenly", 0.01, 100);
+  f.OptReal("energy_usd_per_kwh", energy_usd_per_kwh, "price of energy for bought GPUs, in USD; null: it is not paid for", 0,
+            1e3);
+  f.Real("pue", pue, "energy that bought GPUs make one pay for, as a multiple of what they draw themselves", 1, 10);
   f.Real("memory_utilisation", memory_utilisation, "share of GPU memory for weights, KV cache and reserve", 0.01, 1);
   f.Real("reserve_gb", reserve_gb, "memory per GPU for the CUDA context and activations, in GB", 0, 1e6);
   f.Real("host_cache_gb", host_cache_gb, "host memory per node for weights, in GB; the least recently loaded make room", 0, 1e9);
@@ -231,12 +236,30 @@ void CheckTp(std::int64_t tp, const std::string& path) {
   if (tp != 1 && tp != 2 && tp != 4 && tp != 8) throw InputError(fmt::format("{}: found {}; expected 1, 2, 4 or 8", path, tp));
 }
 
+// One of the two ways to pay for GPUs, and all of it.
+void CheckOwnership(const FleetConfig& fleet, const std::string& file, const std::string& path) {
+  const auto refuse = [&](const char* key, const char* why) {
+    throw InputError(fmt::format("{}: {}/{}: {}", file, path, key, why));
+  };
+  if (fleet.gpu_purchase_usd) {
+    if (fleet.gpu_price_per_hour)
+      refuse("gpu_purchase_usd", "found beside gpu_price_per_hour; a GPU is either rented by the hour or bought");
+    if (!fleet.gpu_life_years) refuse("gpu_life_years", "not set; expected the years in which gpu_purchase_usd is written off");
+    return;
+  }
+  const char* why = "found without gpu_purchase_usd; a price per hour has everything in it";
+  if (fleet.gpu_life_years) refuse("gpu_life_years", why);
+  if (fleet.energy_usd_per_kwh) refuse("energy_usd_per_kwh", why);
+  if (fleet.pue != 1) refuse("pue", why);
+}
+
 void CheckFleet(const FleetConfig& fleet, const std::string& file, const std::string& path) {
   try {
     FindGpu(fleet.gpu);
   } catch (const InputError& e) {
     throw InputError(fmt::format("{}: {}/gpu: {}", file, path, e.what()));
   }
+  CheckOwnership(fleet, file, path);
   CheckShapeOnNodes(fleet.InstanceShape(), [&](const char* key) { return fmt::format("{}: {}/{}", file, path, key); });
 }
 

@@ -29,8 +29,13 @@ struct FleetConfig {
   std::int64_t tp = 1;  // an instance is tp, or ep, whichever is larger, x pp GPUs: see Shape
   std::int64_t pp = 1;
   std::int64_t ep = 1;
-  std::optional<double> gpu_memory_gb;       // decimal GB, instead of the catalogue's
+  std::optional<double> gpu_memory_gb;  // decimal GB, instead of the catalogue's
+  // What a GPU costs while it is owned (ownership.h): per hour, or bought. Of the second way the first two come together.
   std::optional<double> gpu_price_per_hour;  // [USD], instead of the catalogue's
+  std::optional<double> gpu_purchase_usd;    // of one GPU, with its share of whatever is bought with it
+  std::optional<double> gpu_life_years;      // in which that is written off, evenly
+  std::optional<double> energy_usd_per_kwh;  // not set: energy is not paid for
+  double pue = 1;                            // energy that is paid for, per energy that the GPUs draw
   double memory_utilisation = 0.9;           // share of GPU memory for weights, KV cache and reserve
   double reserve_gb = 2;                     // CUDA context and activations, per GPU
   double host_cache_gb = 1024;               // host memory per node for weights; the least recently loaded ones make room

@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 
 #include "sim/errors.h"
+#include "sim/ownership.h"
 #include "sim/shards.h"
 
 namespace poolsim {
@@ -87,7 +88,6 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   setup.name = config.name;
   setup.policy_name = config.policy.name;
   setup.gpu = FindGpu(fleet.gpu);
-  if (fleet.gpu_price_per_hour) setup.gpu.price_per_hour = fleet.gpu_price_per_hour;
   const std::int64_t memory = fleet.gpu_memory_gb ? Bytes(*fleet.gpu_memory_gb) : setup.gpu.memory_bytes;
   setup.fleet.gpu = setup.gpu.name;
   setup.fleet.gpus = fleet.gpus;
@@ -205,21 +205,22 @@ PoolParts::PoolParts(const Scenario& s, const PolicyConfig& policy, std::uint64_
 
 namespace {
 
-// GPU-hours at their price, and the most energy that they can have drawn.
-void PriceOwned(const std::vector<PoolTotals>& pools, RunResult& result) {
-  double usd = 0, joules = 0;
-  bool priced = true, powered = true;
-  for (const PoolTotals& pool : pools) {
-    const double owned_s = static_cast<double>(pool.gpus) * ToSeconds(result.end);
-    double busy_s = 0;
-    for (const GpuTime& time : pool.activity) busy_s += static_cast<double>(time) * 1e-12;
-    priced = priced && pool.gpu.price_per_hour;
-    powered = powered && pool.gpu.board_power_w && pool.gpu.idle_power_w;
-    if (priced) usd += owned_s / 3600 * *pool.gpu.price_per_hour;
-    if (powered) joules += owned_s * *pool.gpu.idle_power_w + busy_s * (*pool.gpu.board_power_w - *pool.gpu.idle_power_w);
+void PriceOwned(const std::vector<PoolPlan>& plans, const std::vector<PoolTotals>& pools, RunResult& result) {
+  result.cost_usd = result.energy_kwh = result.peak_power_kw = 0;
+  // One pool without a figure leaves the whole without it.
+  const auto add = [](std::optional<double>& sum, const std::optional<double>& part) {
+    sum = sum && part ? std::optional<double>(*sum + *part) : std::nullopt;
+  };
+  for (std::size_t p = 0; p < pools.size(); ++p) {
+    const GpuFacts& gpu = pools[p].gpu;
+    const double owned = static_cast<double>(pools[p].gpus) * ToSeconds(result.end);
+    double busy = 0;
+    for (const GpuTime& time : pools[p].activity) busy += static_cast<double>(time) * 1e-12;
+    add(result.cost_usd, OwnershipUsd(plans[p].config.fleet, gpu, owned, busy));
+    add(result.energy_kwh, EnergyKwh(gpu, owned, busy));
+    add(result.peak_power_kw,
+        gpu.board_power_w ? std::optional<double>(static_cast<double>(pools[p].gpus) * *gpu.board_power_w / 1000) : std::nullopt);
   }
-  if (priced) result.cost_usd = usd;
-  if (powered) result.energy_kwh = joules / 3.6e6;
 }
 
 }  // namespace
@@ -359,7 +360,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
   }
   // GPUs are owned until the last pool is done: a pool that drains earlier stands idle.
   result.owned = static_cast<__int128>(result.gpus) * result.end;
-  PriceOwned(shards.pools, result);
+  PriceOwned(plans, shards.pools, result);
   result.active_models_mean = result.end > 0 ? static_cast<double>(active) / static_cast<double>(result.end) : 0;
   result.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   result.peak_rss_mb = PeakRssMb();

@@ -61,8 +61,10 @@ struct RunResult {
   std::array<GpuTime, kActivities> activity{};
   GpuTime owned = 0;
   SwitchMetrics switching;
-  std::optional<double> cost_usd;    // of the owned GPU-hours; not set where a GPU has no price
-  std::optional<double> energy_kwh;  // at most: a GPU that is not idle is taken to draw what its board can; as cost_usd
+  // Of the owned GPUs, by ownership.h; each not set where a figure is missing.
+  std::optional<double> cost_usd;
+  std::optional<double> energy_kwh;     // at most: a GPU that is not idle is taken to draw what its board can
+  std::optional<double> peak_power_kw;  // all boards at their most
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
   double active_models_mean = 0;

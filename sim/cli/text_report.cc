@@ -178,7 +178,10 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
                   Number(gpu_hours));
   if (result.stranded_gpus > 0) gpus += fmt::format(", {} more stranded by whole groups", Plural(result.stranded_gpus, "GPU"));
   if (result.cost_usd) gpus += fmt::format(", {} USD", Number(*result.cost_usd));
-  if (result.energy_kwh) gpus += fmt::format(", at most {} kWh", Number(*result.energy_kwh));
+  if (result.energy_kwh) {
+    gpus += fmt::format(", at most {} kWh ({} kW; {} kW with all at work)", Number(*result.energy_kwh),
+                        Number(*result.energy_kwh * 3600 / ToSeconds(result.end)), Number(result.peak_power_kw.value_or(0)));
+  }
   out += Item(style, "GPUs", gpus);
   out += Item(style, "requests", RequestsText(result));
   out += Item(style, "tokens",

@@ -39,6 +39,7 @@ RunResult MadeUp() {
   r.kv_bytes_moved = 5;
   r.active_models_mean = 1.5;
   r.cost_usd = 0.25;
+  r.peak_power_kw = 2.8;
   r.switching.from = {1, 0, 1, 1, 0, 0};
   r.switching.prefetches = 3;
   r.switching.cache_hits = 2;
@@ -158,6 +159,7 @@ TEST_CASE("A summary has the promised keys and numbers", "[unit]") {
   CHECK(s["switches"] == 3);
   CHECK(s["cost_usd"] == 0.25);
   CHECK(s["energy_kwh"].is_null());
+  CHECK(s["power_kw"] == Json{{"mean", nullptr}, {"peak", 2.8}});
   const Json& w = s["switching"];
   CHECK(w["from"] == Json{{"resident", 1}, {"prefetched", 0}, {"prefetching", 1}, {"host_cache", 1}, {"nvme", 0}, {"remote", 0}});
   CHECK(w["latency_s"]["mean"] == 0.5);
