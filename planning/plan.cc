@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 
 #include <fmt/format.h>
 
+#include "planning/bounds.h"
 #include "planning/busiest.h"
 #include "sim/errors.h"
+#include "sim/ownership.h"
 #include "sim/prices.h"
 #include "sim/team.h"
 
@@ -162,17 +165,15 @@ Unit Units::Make(const Scenario& scenario, const Part& part, bool own) const {
   unit.policy = Registry<PolicyEntry>::Get().Find(config.policy.name);
   unit.node_gpus = config.fleet.gpus_per_node;
   unit.instance_gpus = config.fleet.InstanceShape().gpus();
+  unit.scenario.pools = {std::move(config)};
   if (own) {
     unit.model = facts_.names.models()[static_cast<std::size_t>(part.models.front())].name;
     unit.instance_gpus = work_->InstanceGpus(part.models.front());
-    const Json params = unit.policy->resolve(
-        config.policy.params.contains(config.policy.name) ? config.policy.params[config.policy.name] : Json::object(),
-        scenario.file, "/policy/params/" + config.policy.name);
-    unit.least = params.value("min_replicas", std::int64_t{1});
-    if (config.policy.params.contains(config.policy.name)) config.policy.params[config.policy.name].erase(unit.policy->instances_param);
+    unit.least = unit.Params().value("min_replicas", std::int64_t{1});
+    Json& params = unit.scenario.pools.front().policy.params;
+    if (params.contains(unit.policy->name)) params[unit.policy->name].erase(unit.policy->instances_param);
   }
   unit.span_s = span_s_;
-  unit.scenario.pools = {std::move(config)};
   unit.scenario.metrics.warmup_s = warmup_s_;
   if (windowed_) unit.scenario.metrics.horizon_s.reset();
   unit.facts = FactsOf(facts_, part.models);
@@ -202,12 +203,13 @@ namespace {
 // The whole scenario at the answer.
 Scenario AtAnswer(const Scenario& scenario, const std::vector<SizedUnit>& units) {
   Scenario s = scenario;
-  for (const auto& [unit, sized] : units) {
+  for (const SizedUnit& item : units) {
+    const Unit& unit = item.unit;
     const auto pool = std::find_if(s.pools.begin(), s.pools.end(),
                                    [&name = unit.pool](const PoolConfig& p) { return p.name == name; });
     PolicyConfig& policy = pool == s.pools.end() ? s.policy : pool->policy;
     FleetConfig& fleet = pool == s.pools.end() ? s.fleet : pool->fleet;
-    SetSize(policy, fleet, unit, sized.size);
+    SetSize(policy, fleet, unit, item.sized.size);
   }
   return s;
 }
@@ -247,15 +249,18 @@ class PolicySearch {
     for (const PoolConfig& pool : scenario_.Pools()) {
       if (policy_.find(pool.policy.name) == std::string::npos) policy_ += (policy_.empty() ? "" : "+") + pool.policy.name;
     }
-    for (Unit& unit : units.Of(scenario_)) units_.push_back({std::move(unit), {}});
+    for (Unit& unit : units.Of(scenario_)) units_.push_back({std::move(unit), {}, 0, 0});
   }
   std::size_t size() const { return units_.size(); }
   const Unit& unit(std::size_t i) const { return units_[i].unit; }
   void Size(std::size_t i, int threads) {
     const Unit& unit = units_[i].unit;
     if (options_.progress) options_.progress(fmt::format("{}: {}", policy_, unit.name()));
-    units_[i].sized = Search(unit, options_.criteria, threads).Find(unit.guess_gpus);
+    units_[i].sized = Unreachable(units_[i]);
+    if (units_[i].sized.reason.empty()) units_[i].sized = Search(unit, options_.criteria, threads).Find(unit.guess_gpus);
   }
+  // Bounds; and why no number of GPUs reaches a target, where none does.
+  Sized Unreachable(SizedUnit& sized) const;
   PolicyPlan Sum();
   void Confirm(PolicyPlan& plan, const WorkloadFacts& facts, bool windowed);
 
@@ -266,6 +271,36 @@ class PolicySearch {
   std::string policy_;
 };
 
+Sized PolicySearch::Unreachable(SizedUnit& sized) const {
+  const Unit& unit = sized.unit;
+  const PoolConfig& config = unit.scenario.pools.front();
+  std::vector<std::int32_t> models(unit.facts.names.models().size());
+  std::iota(models.begin(), models.end(), 0);
+  const PreparedPool pool(unit.scenario, config, models, unit.facts);
+  const std::vector<RequestSpec>& requests = unit.requests.front()->rows;
+  const double seconds = unit.span_s + unit.scenario.metrics.warmup_s;
+  LeastWork work = LeastWorkOf(pool, requests);
+  if (unit.Params().value("batching", "") == "chunked") work.prefill.assign(work.prefill.size(), 0);
+  sized.fluid_gpus = FluidBound(pool, work, seconds).gpus;
+  sized.memory_gpus = (unit.policy->keeps_weights ? ResidentMemoryBound(pool, requests, seconds)
+                                                  : SwitchingMemoryBound(pool, requests, seconds))
+                          .gpus;
+  Sized none;
+  if (requests.empty()) return none;
+  const Reach reach = BestAttainment(unit.scenario, pool, requests);
+  const auto check = [&](const Target& t, ModelId model) {
+    if (!none.reason.empty()) return;
+    double Attainment::*const kinds[] = {&Attainment::service, &Attainment::token, &Attainment::request};
+    const auto kind = static_cast<std::size_t>(t.kind);
+    none.reason = WhyOutOfReach(reach, pool, kinds[kind], kAttainmentNames[kind], t.share, model);
+  };
+  for (const Target& t : options_.criteria.targets) check(t, kNone);
+  for (const Target& t : options_.criteria.model_targets) {
+    for (const std::int32_t m : models) check(t, static_cast<ModelId>(m));
+  }
+  return none;
+}
+
 PolicyPlan PolicySearch::Sum() {
   PolicyPlan plan;
   plan.policy = policy_;
@@ -275,6 +310,8 @@ PolicyPlan PolicySearch::Sum() {
   for (const SizedUnit& unit : units_) {
     const Sized& s = unit.sized;
     plan.runs += s.runs;
+    plan.fluid_gpus += unit.fluid_gpus;
+    plan.memory_gpus += unit.memory_gpus;
     plan.search_s += s.seconds;
     if (!s.found) {
       if (plan.found) plan.reason = fmt::format("{}: {}", unit.unit.name(), s.reason);
@@ -329,10 +366,11 @@ void PolicySearch::Confirm(PolicyPlan& plan, const WorkloadFacts& facts, bool wi
     }
     whole.done = true;
     whole.holds = true;
-    for (auto& [unit, sized] : units_) {
+    for (SizedUnit& item : units_) {
+      const Unit& unit = item.unit;
       if (SlackIn(whole.tallies, unit, options_.criteria) >= 0) continue;
       whole.holds = false;
-      poolsim::Size& size = sized.size;
+      poolsim::Size& size = item.sized.size;
       const std::int64_t before = unit.Gpus(size.instances);
       const double share = static_cast<double>(size.prefill) / static_cast<double>(size.instances);
       size.instances += 1 + size.instances / 50;
@@ -361,6 +399,11 @@ Plan MakePlan(const Scenario& scenario, const std::vector<std::string>& policies
   bool by_model = false;
   for (const Scenario& s : variants) {
     for (const PoolConfig& pool : s.Pools()) by_model = by_model || SizedByModel(pool.policy);
+  }
+  const std::vector<PoolConfig> pools = scenario.Pools();
+  for (std::size_t p = 0; p < pools.size(); ++p) {
+    RequireCost(pools[p].fleet, FindGpu(pools[p].fleet.gpu), scenario.file,
+                scenario.pools.empty() ? "/fleet" : fmt::format("/pools/{}", p));
   }
   if (options.progress) options.progress("reading the workload");
   const Units units(scenario, facts, options, by_model);

@@ -37,6 +37,9 @@ struct PlanOptions {
 struct SizedUnit {
   Unit unit;
   Sized sized;
+  // What no policy avoids, of replication 0 (bounds.h) [GPUs].
+  double fluid_gpus = 0;   // GPU time; of decode alone where prefills ride along in decode steps
+  double memory_gpus = 0;  // all weights and the KV in flight, or that KV alone where weights may leave
 };
 
 // The answer on the whole workload.
@@ -55,6 +58,8 @@ struct PolicyPlan {
   std::int64_t gpus = 0;
   std::int64_t low_gpus = 0;   // sums over units: wider than the confidence asked for when there are several
   std::int64_t high_gpus = 0;
+  double fluid_gpus = 0;  // sums over units, as is the next
+  double memory_gpus = 0;
   std::vector<SizedUnit> units;
   std::vector<Tally> at;     // all units together, by replication
   std::vector<Tally> below;  // every unit that has a size below at that, the others at their answer

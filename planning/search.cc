@@ -254,18 +254,23 @@ Sized Search::GiveUp() {
   return sized;
 }
 
+std::optional<Size> Search::Fewest(double guess) {
+  if (most_ < least_) return std::nullopt;
+  const std::int64_t near = Coarse(unit_.MostInstances(static_cast<std::int64_t>(std::ceil(guess))));
+  const std::int64_t answer = near > 0 ? Fine(near) : 0;
+  return answer > 0 ? std::optional(Split(answer, replications())) : std::nullopt;
+}
+
 Sized Search::Find(double guess) {
   Sized sized;
   if (most_ < least_) {
     sized.reason = fmt::format("it needs at least {} GPUs and may take {}", unit_.Gpus(least_), criteria_.max_gpus);
     return sized;
   }
-  const std::int64_t near = Coarse(unit_.MostInstances(static_cast<std::int64_t>(std::ceil(guess))));
-  if (near == 0) return GiveUp();
-  const std::int64_t answer = Fine(near);
-  if (answer == 0) return GiveUp();
+  const std::optional<Size> answer = Fewest(guess);
+  if (!answer) return GiveUp();
   sized.found = true;
-  sized.size = Split(answer, replications());
+  sized.size = *answer;
   LookAround(sized);
   Intervals(sized);
   sized.gpus = unit_.Gpus(sized.size.instances);

@@ -63,6 +63,8 @@ class Search {
 
   // Starts with a size of about `guess` GPUs.
   Sized Find(double guess);
+  // The answer alone: nothing is looked for around it. Empty where there is none.
+  std::optional<Size> Fewest(double guess);
 
   // The mean of what the targets leave: attainment - target, of the target that is missed most. With more than one replication
   // the bounds of its interval.

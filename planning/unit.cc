@@ -134,6 +134,12 @@ void Tally::AddModel(const Model& m) {
   models.push_back(m);
 }
 
+Json Unit::Params() const {
+  const Json& params = scenario.pools.front().policy.params;
+  return policy->resolve(params.contains(policy->name) ? params[policy->name] : Json::object(), scenario.file,
+                         "/policy/params/" + policy->name);
+}
+
 Unit Unit::Only(const std::vector<std::int32_t>& models) const {
   Unit only = *this;
   only.facts = WorkloadFacts{};

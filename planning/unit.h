@@ -93,6 +93,8 @@ struct Unit {
   const std::string& name() const { return model.empty() ? pool : model; }
   // Of these of its models alone; the guess is left as it is.
   Unit Only(const std::vector<std::int32_t>& models) const;
+  // The policy's block, with its defaults.
+  Json Params() const;
   bool splits() const { return policy->prefill_param != nullptr; }
   // GPUs of so many instances: those that nodes strand between them included.
   std::int64_t Gpus(std::int64_t instances) const;

@@ -191,6 +191,7 @@ PolicyEntry Entry() {
   entry.owns_fleet = true;
   entry.needs_forecast = true;
   entry.separable = true;
+  entry.keeps_weights = true;
   entry.instances_param = "replicas";
   return entry;
 }

@@ -104,7 +104,7 @@ void PolicyRow(const PolicyPlan& p, Table& table) {
              share(p.at, AttainmentKind::kService), share(p.at, AttainmentKind::kToken), share(p.at, AttainmentKind::kRequest),
              share(p.below, AttainmentKind::kService), Percent(busy), ShortCount(static_cast<double>(mean.switches) / hours),
              mean.usd_per_hour ? Number(*mean.usd_per_hour) : "-", mean.power_kw ? Number(*mean.power_kw) : "-",
-             LargestUnit(p).sized.binding.constraint});
+             Number(p.fluid_gpus), Number(p.memory_gpus), LargestUnit(p).sized.binding.constraint});
 }
 
 std::string Notes(const Plan& plan) {
@@ -162,6 +162,8 @@ std::string PlanText(const Scenario& scenario, const Plan& plan, const PlanOptio
                {"/h", Align::kRight, "switch"},
                {"/h", Align::kRight, "USD"},
                {"kW", Align::kRight, ""},
+               {"work", Align::kRight, "bound"},
+               {"mem", Align::kRight, "bound"},
                {"binding", Align::kLeft, ""}});
   for (const PolicyPlan& p : plan.policies) PolicyRow(p, table);
   return out + table.Text(style) + "\n" + Notes(plan);
