@@ -433,11 +433,11 @@ Plan MakePlan(const Scenario& scenario, const std::vector<std::string>& policies
   Plan plan;
   plan.windowed = units.windowed();
   plan.span_s = units.span_s();
-  plan.requests = facts.seen.requests;
   for (const auto& search : searches) {
     plan.policies.push_back(search->Sum());
     search->Confirm(plan.policies.back(), facts, plan.windowed);
   }
+  plan.facts = facts;
   return plan;
 }
 

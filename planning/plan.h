@@ -72,7 +72,7 @@ struct PolicyPlan {
 struct Plan {
   bool windowed = false;  // searched in the busiest window, not the whole
   double span_s = 0;      // that was searched
-  std::int64_t requests = 0;  // of the whole workload, replication 0
+  WorkloadFacts facts;        // of replication 0
   std::vector<PolicyPlan> policies;
 };
 

@@ -162,7 +162,7 @@ Json PlanJson(const Plan& plan, const PlanOptions& options) {
   json["confidence"] = options.replications > 1 ? Json(options.criteria.confidence) : Json(nullptr);
   json["searched"] = {{"busiest_window", plan.windowed}, {"span_s", Rounded(plan.span_s)}};
   if (plan.windowed) json["searched"]["warmup_s"] = options.warmup_s;
-  json["requests"] = plan.requests;
+  json["requests"] = plan.facts.seen.requests;
   json["policies"] = Json::array();
   for (const PolicyPlan& policy : plan.policies) json["policies"].push_back(PolicyJson(policy, options));
   return json;

@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <mutex>
 
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include "planning/plan.h"
+#include "planning/savings.h"
 #include "sim/cli/commands.h"
 #include "sim/cli/interrupt.h"
 #include "sim/cli/progress.h"
@@ -20,12 +22,14 @@ constexpr const char* kExamples =
     "  poolsim plan quickstart --policies dedicated,serverless-llm,aegaeon\n"
     "  poolsim plan my.json --target service=0.99 --per-model-target service=0.9 --out out/plan\n"
     "  poolsim plan my.json --replications 10 --window-s 7200\n"
+    "  poolsim plan my.json --choose-pooled --attribution exact --out out/mix\n"
     "\n"
     "The fewest GPUs of each policy that hold the target, in whole groups of an instance, by simulation:\n"
     "replication r has the scenario's seed + r, and every size sees the same replications. Each pool is\n"
     "sized on its own; under dedicated, each model; where prefill and decode are apart, their split is\n"
     "searched too. A workload longer than the window is searched in its busiest window, after a warm-up.\n"
-    "DIR gets plan.json, scenario.json, manifest.json, and a scenario per policy at its answer, ready to run.";
+    "DIR gets plan.json, scenario.json, manifest.json, answer-POLICY.json, a scenario per policy at its\n"
+    "answer, ready to run; and savings.csv, model by model, where dedicated and a shared policy are planned.";
 
 struct Options : SimulationOptions {
   std::string policies;
@@ -39,6 +43,8 @@ struct Options : SimulationOptions {
   double warmup_s = 600;
   bool confirm = false;
   bool no_confirm = false;
+  std::string attribution = "busy";
+  bool choose_pooled = false;
 };
 
 // One line on a terminal that is written over.
@@ -78,6 +84,88 @@ PlanOptions PlanOptionsOf(const Options& options) {
         fmt::format("--confidence: an interval needs at least 2 replications; found --replications {}", options.replications));
   }
   return plan;
+}
+
+bool SizesByModel(const PolicyPlan& p) { return p.found && !p.units.front().unit.model.empty(); }
+bool IsOracle(const PolicyPlan& p) { return p.units.front().unit.policy->oracle; }
+
+// What saves, and what it is held against: the plan that gives every model its own, and of the others that with the fewest GPUs;
+// one that knows the future only when there is no other. Null where there is none.
+struct Pair {
+  const PolicyPlan* dedicated = nullptr;
+  const PolicyPlan* pooled = nullptr;
+};
+Pair PairOf(const Plan& plan) {
+  Pair pair;
+  for (const PolicyPlan& p : plan.policies) {
+    if (!p.found) continue;
+    if (SizesByModel(p)) {
+      if (pair.dedicated == nullptr) pair.dedicated = &p;
+    } else if (pair.pooled == nullptr || std::pair(IsOracle(p), p.gpus) < std::pair(IsOracle(*pair.pooled), pair.pooled->gpus)) {
+      pair.pooled = &p;
+    }
+  }
+  return pair;
+}
+
+std::string SavingsText(const Pair& pair, const std::vector<ModelSaving>& savings, const Style& style) {
+  constexpr std::size_t kShown = 12;
+  const double saved = 1 - static_cast<double>(pair.pooled->gpus) / static_cast<double>(pair.dedicated->gpus);
+  std::string out = fmt::format("{} needs {} instead of {} ({:+.0f} %). Who frees most:\n\n", pair.pooled->policy,
+                                Plural(pair.pooled->gpus, "GPU"), Count(pair.dedicated->gpus), -100 * saved);
+  const bool exact = savings.front().without.has_value();
+  std::vector<Column> columns = {{"model", Align::kLeft, ""},
+                                 {"requests", Align::kRight, ""},
+                                 {"own", Align::kRight, "GPUs"},
+                                 {"in pool", Align::kRight, "GPUs"}};
+  if (exact) columns.push_back({"left out", Align::kRight, "GPUs"});
+  for (const char* title : {"freed", "% of all", "% in time", "switches"}) columns.push_back({title, Align::kRight, ""});
+  Table table(columns);
+  const auto row = [&](const ModelSaving& s) {
+    std::vector<std::string> cells = {s.name, Count(s.requests), Count(s.dedicated_gpus), Number(s.pool_gpus)};
+    if (exact) cells.push_back(Count(*s.without));
+    for (const std::string& cell :
+         {Number(s.freed), fmt::format("{:.1f}", 100 * s.share), Percent(s.attainment), ShortCount(s.switches)}) {
+      cells.push_back(cell);
+    }
+    table.Row(std::move(cells));
+  };
+  const std::size_t tail = savings.size() > kShown ? 3 : 0;
+  const std::size_t head = std::min(savings.size(), kShown) - tail;
+  for (std::size_t i = 0; i < head; ++i) row(savings[i]);
+  if (tail > 0) table.Remark("...", Plural(static_cast<std::int64_t>(savings.size() - head - tail), "model"));
+  for (std::size_t i = savings.size() - tail; i < savings.size(); ++i) row(savings[i]);
+  return out + table.Text(style) + "\n";
+}
+
+std::string ChoicesText(const Pair& pair, const std::vector<Choice>& choices) {
+  std::string out;
+  std::int64_t gpus = 0;
+  for (const Choice& choice : choices) {
+    const auto models = static_cast<std::int64_t>(choice.order.size());
+    gpus += choice.best.gpus();
+    std::string tried;
+    for (const Cut& cut : choice.tried) {
+      tried += fmt::format("{}{} of {}: {}", tried.empty() ? "" : ", ", cut.pooled_models, models,
+                           cut.found ? Count(cut.gpus()) : "not found");
+    }
+    out += Wrap(fmt::format("Pool \"{}\": {} of {} on {}, the others on {} of their own. Tried, in GPUs: {}.", choice.pool,
+                            choice.best.pooled_models, Plural(models, "model"), Plural(choice.best.pool_gpus, "shared GPU"),
+                            choice.best.dedicated_gpus, tried),
+                kPageWidth, 2, 0) +
+           "\n";
+  }
+  return out + fmt::format("That is {}; all dedicated {}, all shared {}.\n", Plural(gpus, "GPU"), Count(pair.dedicated->gpus),
+                           Count(pair.pooled->gpus));
+}
+
+// A scenario as a file of the results folder: a trace's path starts from there.
+std::string ScenarioText(Scenario s, const std::string& folder) {
+  if (!s.workload.path.empty()) {
+    const std::filesystem::path path = std::filesystem::absolute(std::filesystem::path(s.base_dir) / s.workload.path);
+    s.workload.path = path.lexically_normal().lexically_proximate(std::filesystem::absolute(folder).lexically_normal()).string();
+  }
+  return FileText(ResolvedScenario(s));
 }
 
 std::string TargetText(const PlanOptions& options) {
@@ -147,7 +235,7 @@ std::string Notes(const Plan& plan) {
 std::string PlanText(const Scenario& scenario, const Plan& plan, const PlanOptions& options, const Style& style) {
   std::string out = style.Bold(fmt::format("plan {}", scenario.name.empty() ? scenario.file : scenario.name)) + ": " +
                     TargetText(options) + "\n";
-  out += fmt::format("{}{}, {}\n\n", Plural(plan.requests, "request"),
+  out += fmt::format("{}{}, {}\n\n", Plural(plan.facts.seen.requests, "request"),
                      plan.windowed ? fmt::format(", searched in the busiest {}", Duration(plan.span_s))
                                    : fmt::format(" over {}", Duration(plan.span_s)),
                      Plural(options.replications, "replication"));
@@ -173,27 +261,51 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
   const Scenario scenario = LoadScenarioArgument(options);
   std::vector<std::string> policies;
   if (!options.policies.empty()) policies = PolicyList(options.policies);
+  if (policies.empty() && options.choose_pooled) policies = {"dedicated", scenario.Pools().front().policy.name};
   PlanOptions plan_options = PlanOptionsOf(options);
   const bool to_files = !options.out.empty();
   const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
   const auto guard = to_files ? std::make_unique<InterruptGuard>([&folder] { folder->Discard(); }) : nullptr;
   Plan plan;
+  std::vector<ModelSaving> savings;
+  std::vector<Choice> choices;
+  Pair pair;
   {
     StatusLine status(options.quiet);
     plan_options.progress = [&status](const std::string& what) { status.Say(what); };
     plan = MakePlan(scenario, policies, plan_options);
+    pair = PairOf(plan);
+    const bool both = pair.dedicated != nullptr && pair.pooled != nullptr;
+    if (options.choose_pooled && !both) {
+      throw InputError(
+          "--choose-pooled: it takes a policy that gives every model its own GPUs and one that shares, both with an answer");
+    }
+    if (both) savings = SavingsByModel(*pair.dedicated, *pair.pooled, plan_options, options.attribution == "exact");
+    if (options.choose_pooled) choices = ChoosePooled(*pair.dedicated, *pair.pooled, plan_options);
   }
-  const Json json = PlanJson(plan, plan_options);
+  Json json = PlanJson(plan, plan_options);
+  if (!choices.empty()) json["choose_pooled"] = ChoicesJson(choices);
   if (to_files) {
     folder->Write("plan.json", FileText(json));
     folder->Write("scenario.json", FileText(ResolvedScenario(scenario)));
     for (const PolicyPlan& p : plan.policies) {
-      if (p.found) folder->Write(p.policy + ".json", FileText(WriteStruct(p.scenario)));
+      if (p.found) folder->Write("answer-" + p.policy + ".json", ScenarioText(p.scenario, options.out));
     }
-    folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, SurveyWorkload(scenario), {}));
+    if (!savings.empty()) folder->Write("savings.csv", SavingsCsv(savings));
+    if (!choices.empty()) {
+      folder->Write("answer-chosen.json", ScenarioText(ChosenScenario(*pair.dedicated, *pair.pooled, choices), options.out));
+    }
+    folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, plan.facts, {}));
   }
-  fmt::print("{}", options.json ? FileText(json) : PlanText(scenario, plan, plan_options, StyleFor(STDOUT_FILENO)));
-  if (to_files && !options.json) fmt::print("\nResults: {}\n", options.out);
+  const Style style = StyleFor(STDOUT_FILENO);
+  if (options.json) {
+    fmt::print("{}", FileText(json));
+    return;
+  }
+  fmt::print("{}", PlanText(scenario, plan, plan_options, style));
+  if (!savings.empty()) fmt::print("\n{}", SavingsText(pair, savings, style));
+  if (!choices.empty()) fmt::print("\n{}", ChoicesText(pair, choices));
+  if (to_files) fmt::print("\nResults: {}\n", options.out);
 }
 
 }  // namespace
@@ -231,6 +343,14 @@ void AddPlanCommand(CLI::App& app, Invocation& invocation) {
   CLI::Option* confirm = command->add_flag(
       "--confirm", options->confirm, "run the answers on the whole workload however long it takes (else within 10 minutes)");
   command->add_flag("--no-confirm", options->no_confirm, "never")->excludes(confirm);
+  command
+      ->add_option("--attribution", options->attribution,
+                   "a model's part of a pool: by its busy time, or exact: also what the pool can do without when it is left out "
+                   "(default: busy)")
+      ->check(CLI::IsMember({"busy", "exact"}).description(""))
+      ->type_name("busy|exact");
+  command->add_flag("--choose-pooled", options->choose_pooled,
+                    "which models of a pool should share, and which keep GPUs of their own, for the fewest GPUs in all");
   command->footer(kExamples);
   command->callback([options, confidence, &invocation] {
     options->confidence_typed = confidence->count() > 0;
