@@ -249,15 +249,18 @@ class PolicySearch {
     for (const PoolConfig& pool : scenario_.Pools()) {
       if (policy_.find(pool.policy.name) == std::string::npos) policy_ += (policy_.empty() ? "" : "+") + pool.policy.name;
     }
-    for (Unit& unit : units.Of(scenario_)) units_.push_back({std::move(unit), {}, 0, 0});
+    for (Unit& unit : units.Of(scenario_)) units_.push_back({std::move(unit), {}, {}, 0, 0});
   }
   std::size_t size() const { return units_.size(); }
   const Unit& unit(std::size_t i) const { return units_[i].unit; }
   void Size(std::size_t i, int threads) {
     const Unit& unit = units_[i].unit;
     if (options_.progress) options_.progress(fmt::format("{}: {}", policy_, unit.name()));
-    units_[i].sized = Unreachable(units_[i]);
-    if (units_[i].sized.reason.empty()) units_[i].sized = Search(unit, options_.criteria, threads).Find(unit.guess_gpus);
+    SizedUnit& item = units_[i];
+    item.sized = Unreachable(item);
+    if (!item.sized.reason.empty()) return;
+    item.sized = Search(unit, options_.criteria, threads).Find(unit.guess_gpus);
+    if (item.sized.found) item.binding = BindingOf(unit, options_.criteria, item.sized);
   }
   // Bounds; and why no number of GPUs reaches a target, where none does.
   Sized Unreachable(SizedUnit& sized) const;

@@ -192,10 +192,10 @@ void PolicyRow(const PolicyPlan& p, Table& table) {
              share(p.at, AttainmentKind::kService), share(p.at, AttainmentKind::kToken), share(p.at, AttainmentKind::kRequest),
              share(p.below, AttainmentKind::kService), Percent(busy), ShortCount(static_cast<double>(mean.switches) / hours),
              mean.usd_per_hour ? Number(*mean.usd_per_hour) : "-", mean.power_kw ? Number(*mean.power_kw) : "-",
-             Number(p.fluid_gpus), Number(p.memory_gpus), LargestUnit(p).sized.binding.constraint});
+             Number(p.fluid_gpus), Number(p.memory_gpus), LargestUnit(p).binding.constraint});
 }
 
-std::string Notes(const Plan& plan) {
+std::string Notes(const Plan& plan, const PlanOptions& options) {
   std::string out;
   const auto say = [&out](const std::string& text) { out += Wrap(text, kPageWidth, 2, 0) + "\n"; };
   for (const PolicyPlan& p : plan.policies) {
@@ -206,14 +206,14 @@ std::string Notes(const Plan& plan) {
       split = fmt::format("; {} of {} prefill", largest.sized.size.prefill, Plural(largest.sized.size.instances, "instance"));
     }
     const std::string where = p.units.size() > 1 ? " (" + largest.unit.name() + ")" : "";
-    say(fmt::format("{}{}: {}{}.", p.policy, where, largest.sized.binding.words, split));
+    say(fmt::format("{}{}: {}{}.", p.policy, where, largest.binding.words, split));
     for (const SizedUnit& unit : p.units) {
       if (unit.sized.misses_above.empty()) continue;
       say(fmt::format("{}{}: not monotone: the target is held at {} GPUs and missed at {}.", p.policy,
                       p.units.size() > 1 ? " (" + unit.unit.name() + ")" : "", unit.sized.gpus,
                       fmt::join(unit.sized.misses_above, ", ")));
     }
-    if (!plan.windowed) continue;
+    if (!plan.windowed || (!p.whole.done && options.confirm == Confirm::kNo)) continue;
     if (!p.whole.done) {
       say(fmt::format("{}: not run on the whole workload: {}.", p.policy, p.whole.reason));
     } else {
@@ -254,7 +254,7 @@ std::string PlanText(const Scenario& scenario, const Plan& plan, const PlanOptio
                {"mem", Align::kRight, "bound"},
                {"binding", Align::kLeft, ""}});
   for (const PolicyPlan& p : plan.policies) PolicyRow(p, table);
-  return out + table.Text(style) + "\n" + Notes(plan);
+  return out + table.Text(style) + "\n" + Notes(plan, options);
 }
 
 void MakeThePlan(const Options& options, const Invocation& invocation) {
