@@ -614,8 +614,14 @@ class Aegaeon final : public Policy {
   std::vector<std::int64_t> capacity_;                 // KV tokens by model, beside its weights alone
 };
 
-const Register<PolicyEntry> kRegistered{MakePolicyEntry<Aegaeon>(
-    "aegaeon", "token-level auto-scaling: any model on any GPU, switched between tokens; prefill and decode apart")};
+PolicyEntry Entry() {
+  PolicyEntry entry = MakePolicyEntry<Aegaeon>(
+      "aegaeon", "token-level auto-scaling: any model on any GPU, switched between tokens; prefill and decode apart");
+  entry.prefill_param = "prefill_instances";
+  return entry;
+}
+
+const Register<PolicyEntry> kRegistered{Entry()};
 
 }  // namespace
 }  // namespace poolsim

@@ -22,7 +22,9 @@ class Dedicated final : public Policy {
     std::int64_t min_replicas = 1;
 
     void Describe(Fields& f) {
-      f.Any("replicas", replicas, "instances per model: a number, or \"auto\": the fewest that hold the forecast peak");
+      f.Any("replicas", replicas,
+            "instances per model: a number, or \"auto\": the fewest that hold the forecast peak; or an object of such, by the "
+            "model's name, where \"*\" is for the others");
       f.Real("headroom", headroom, "auto: share of an instance's greatest rate within the TBT target that the peak may take",
              0.01, 1);
       f.Int("min_replicas", min_replicas, "auto: never fewer instances of a model than this", 1, 1'000'000);
@@ -36,26 +38,23 @@ class Dedicated final : public Policy {
   };
 
   Dedicated(Params params, const PolicyContext& context) : params_(std::move(params)), batching_(params_), seed_(context.seed) {
-    if (params_.replicas.is_string() && params_.replicas != "auto") {
-      throw InputError(
-          fmt::format("scenario: /policy/params/dedicated/replicas: found {}; expected a whole number above 0 or \"auto\"",
-                      params_.replicas.dump()));
-    }
-    if (!params_.replicas.is_string() && (!params_.replicas.is_number_integer() || params_.replicas.get<std::int64_t>() < 1)) {
-      throw InputError(
-          fmt::format("scenario: /policy/params/dedicated/replicas: found {}; expected a whole number above 0 or \"auto\"",
-                      params_.replicas.dump()));
+    if (params_.replicas.is_object()) {
+      for (const auto& [name, replicas] : params_.replicas.items()) CheckReplicas(replicas, "/" + name);
+    } else {
+      CheckReplicas(params_.replicas, "");
     }
   }
 
   std::vector<InstanceFacts> Place(const FleetFacts& fleet, const std::vector<ModelFacts>& models,
                                    const PriceView& prices) override {
+    CheckNames(models);
     std::vector<InstanceFacts> plan;
     for (ModelId m = 0; m < static_cast<ModelId>(models.size()); ++m) {
       const Shape shape = models[m].shape.value_or(fleet.shape);
-      const std::int64_t replicas = params_.replicas.is_string()
+      const Json asked = ReplicasOf(models[m].name);
+      const std::int64_t replicas = asked.is_string()
                                         ? std::max(params_.min_replicas, Replicas(models[m], m, prices.Id(shape), prices))
-                                        : params_.replicas.get<std::int64_t>();
+                                        : asked.get<std::int64_t>();
       for (std::int64_t n = 0; n < params_.prefill_replicas + replicas; ++n) {
         InstanceFacts f;
         f.shape = shape;
@@ -94,6 +93,31 @@ class Dedicated final : public Policy {
   bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override { return batching_.Preempts(r, i, view); }
 
  private:
+  static constexpr const char* kReplicasPath = "scenario: /policy/params/dedicated/replicas";
+
+  static void CheckReplicas(const Json& replicas, const std::string& key) {
+    if (replicas == "auto" || (replicas.is_number_integer() && replicas.get<std::int64_t>() >= 1)) return;
+    throw InputError(fmt::format("{}{}: found {}; expected a whole number above 0 or \"auto\"{}", kReplicasPath, key,
+                                 replicas.dump(), key.empty() ? ", or an object of such by model" : ""));
+  }
+
+  // Whether every model that `replicas` names is there.
+  void CheckNames(const std::vector<ModelFacts>& models) const {
+    if (!params_.replicas.is_object()) return;
+    std::vector<std::string> names;
+    for (const ModelFacts& m : models) names.push_back(m.name);
+    for (const auto& [name, replicas] : params_.replicas.items()) {
+      if (name != "*" && std::find(names.begin(), names.end(), name) == names.end())
+        throw InputError(fmt::format("{}: {}", kReplicasPath, UnknownName("model", name, names)));
+    }
+  }
+
+  Json ReplicasOf(const std::string& model) const {
+    const Json& asked = params_.replicas;
+    if (!asked.is_object()) return asked;
+    return asked.contains(model) ? asked[model] : asked.value("*", Json("auto"));
+  }
+
   // The fewest instances that hold the forecast peak, by two estimates.
   //
   // Tokens: with B requests of mean lengths in steady state and prefill first, a token takes step(B) + B x prefill / output on
@@ -167,6 +191,8 @@ PolicyEntry Entry() {
   entry.owns_fleet = true;
   entry.needs_forecast = true;
   entry.separable = true;
+  entry.keeps_weights = true;
+  entry.instances_param = "replicas";
   return entry;
 }
 

@@ -136,6 +136,7 @@ PolicyEntry Entry() {
   PolicyEntry entry =
       MakePolicyEntry<MuxServe>("muxserve", "static multiplexing: models packed by memory, all resident, steps take turns");
   entry.needs_forecast = true;
+  entry.keeps_weights = true;
   return entry;
 }
 

@@ -235,10 +235,13 @@ EngineResult Engine::Finish() {
   for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
     Instance& inst = instances_[i];
     switch (inst.phase) {
-      case Phase::kRun:
-        ApplySteps(i, StepsByNow(inst));
+      case Phase::kRun: {
+        const std::int64_t n = StepsByNow(inst);
+        ApplySteps(i, n);
+        inst.busy_for = batches_[inst.run.parts[n % static_cast<std::int64_t>(inst.run.parts.size())].batch].model;
         Busy(i, Activity::kDecode, std::max(inst.phase_start, inst.last_step_end));
         break;
+      }
       case Phase::kPrefill:
         Busy(i, Activity::kPrefill, inst.phase_start);
         break;
@@ -481,6 +484,7 @@ bool Engine::StartPrefill(InstanceId i, Grant& grant) {
   const ModelId model = requests_[grant.requests.front()].model;
   if (!resident(i, model))
     Broken(fmt::format("prefill of {} on instance {}, which does not hold its weights", setup_.models[model].name, i));
+  inst.busy_for = model;
   std::int64_t sum = 0, squares = 0;
   for (const RequestId id : grant.requests) {
     Request& r = requests_[id];
@@ -673,6 +677,7 @@ bool Engine::StartDecode(InstanceId i, Grant& grant) {
     if (!resident(i, batch->model)) {
       Broken(fmt::format("decode of {} on instance {}, which does not hold its weights", setup_.models[batch->model].name, i));
     }
+    if (label == grant.batches.front()) inst.busy_for = batch->model;
     Fetch(i, *batch, ticket, waiting);
     if (places_[batch->number] == Place::kGpu && batch->size() > 0) run.parts.push_back({batch->number, 0, 0, 0, 0});
   }
@@ -715,6 +720,7 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
   const ModelId model = requests_[grant.pieces.front().request].model;
   if (!resident(i, model))
     Broken(fmt::format("prefill of {} on instance {}, which does not hold its weights", setup_.models[model].name, i));
+  inst.busy_for = model;
   Batch& batch = BatchFor(i, grant.label, model);
   std::int64_t ticket = -1;
   bool waiting = false;
@@ -890,6 +896,7 @@ void Engine::ApplySteps(InstanceId i, std::int64_t n) {
     const std::int64_t blocks = batch.Blocks();
     batch.Account(run.start + part.a_sum, run.cycle.a + part.d_sum, run.cycle.d, steps, requests_, metrics_, observer_);
     inst.kv_used += (batch.Blocks() - blocks) * BlockBytes(inst, batch.model);
+    metrics_.model(batch.model).busy += static_cast<GpuTime>(Series{part.a, part.d}.Elapsed(steps)) * inst.gpus;
   }
   const TimePs end = run.start + Elapsed(run, n);
   metrics_.Busy(Activity::kDecode, run.start, end, inst.gpus);
@@ -1026,6 +1033,7 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
   if (!f.models.empty() && !std::binary_search(f.models.begin(), f.models.end(), m)) {
     Broken(fmt::format("model {} may not run on instance {}", setup_.models[m].name, i));
   }
+  inst.busy_for = m;
   const bool there = resident(i, m);
   std::vector<ModelId> next = {m};
   for (const ModelId k : grant.keep) {
@@ -1633,6 +1641,7 @@ TimePs Engine::last_step_end(InstanceId i) const {
 void Engine::Busy(InstanceId i, Activity activity, TimePs from) {
   Instance& inst = instances_[i];
   metrics_.Busy(activity, from, now_, inst.gpus);
+  metrics_.model(inst.busy_for).busy += static_cast<GpuTime>(now_ - from) * inst.gpus;
   if (activity == Activity::kKvCopy) metrics_.switching.kv += now_ - from;
   inst.busy += now_ - from;
 }

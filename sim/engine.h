@@ -168,6 +168,7 @@ class Engine final : public ClusterView, public Oracle {
     int lane = 0;
     Role role = Role::kBoth;
     Phase phase = Phase::kIdle;
+    ModelId busy_for = kNone;    // whom a prefill, switch or wait for KV is for; a run says it part by part
     std::int64_t cancelled = 0;  // requests that gave up while they were executing or stepping here
     TimePs phase_start = 0;
     ModelId loaded = kNone;
@@ -295,9 +296,9 @@ class Engine final : public ClusterView, public Oracle {
   void SetResident(InstanceId i, std::vector<ModelId> resident);
   bool HostHasRoom(std::int64_t bytes) const { return host_kv_used_ + bytes <= setup_.host_kv_bytes; }
   bool InHostCache(NodeId n, ModelId m) const;
-  WeightSource TierOf(InstanceId i, ModelId m) const;  // where a load would find them
-  WeightsAt TakeWeights(InstanceId i, ModelId m);      // for a load that begins now; the host cache keeps them
-  void Busy(InstanceId i, Activity activity, TimePs from);
+  WeightSource TierOf(InstanceId i, ModelId m) const;       // where a load would find them
+  WeightsAt TakeWeights(InstanceId i, ModelId m);           // for a load that begins now; the host cache keeps them
+  void Busy(InstanceId i, Activity activity, TimePs from);  // until now, for the instance's busy_for
   void SetPhase(InstanceId i, Phase phase) {
     instances_[i].phase = phase;
     instances_[i].phase_start = now_;

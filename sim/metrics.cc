@@ -31,6 +31,7 @@ void ModelMetrics::Merge(const ModelMetrics& o) {
   smooth_requests += o.smooth_requests;
   service += o.service;
   switches += o.switches;
+  busy += o.busy;
   ttft.Merge(o.ttft);
   tbt.Merge(o.tbt);
   tpot.Merge(o.tpot);

@@ -48,6 +48,7 @@ struct ModelMetrics {
   std::int64_t smooth_requests = 0;  // finished with TTFT and every gap within the targets
   ShareSum service;                  // of the finished requests
   std::int64_t switches = 0;         // to this model, first loads included
+  GpuTime busy = 0;                  // spent for this model, the warm-up's included: the models' sum is the pool's busy time
   Histogram ttft;
   Histogram tbt;
   Histogram tpot;

@@ -280,6 +280,11 @@ struct PolicyEntry {
   // each of several groups of a model's instances (cells), is simulated apart. Host memory for KV is divided by GPUs; that
   // instances of different models lie in one node and may share an uplink (switch.gpus_per_link) is left out.
   bool separable = false;
+  // Weights never leave a GPU: all models of an instance are there from the start.
+  bool keeps_weights = false;
+  // What planning may set, as a parameter of this name, to a whole number; null: nothing.
+  const char* prefill_param = nullptr;    // instances that only prefill, of all that the fleet holds
+  const char* instances_param = nullptr;  // of a policy that owns its fleet: the instances of every model
   std::function<std::unique_ptr<Policy>(const Json& params, const std::string& file, const std::string& path,
                                         const PolicyContext&)>
       create;

@@ -88,7 +88,7 @@ void ModelLine(const ModelRow& row, std::string& out) {
   for (const Histogram* h : {&m.ttft, &m.tbt, &m.tpot, &m.e2e}) {
     line.Real(h->MeanSeconds()).Real(ToSeconds(h->Quantile(0.50))).Real(ToSeconds(h->Quantile(0.99)));
   }
-  line.Int(m.switches).End(out);
+  line.Int(m.switches).Real(static_cast<double>(m.busy) * 1e-12).End(out);
 }
 
 // Nested keys joined with dots, in the order of the document. Lists do not occur.
@@ -279,7 +279,7 @@ std::string ModelsCsv(const RunResult& result) {
       "model,llm,pool,requests,finished_requests,failed_requests,unfinished_requests,prompt_tokens,output_tokens,"
       "attainment_token,attainment_service,attainment_request,attainment_request_gaps,"
       "ttft_mean_s,ttft_p50_s,ttft_p99_s,tbt_mean_s,tbt_p50_s,tbt_p99_s,tpot_mean_s,tpot_p50_s,tpot_p99_s,"
-      "e2e_mean_s,e2e_p50_s,e2e_p99_s,switches\n";
+      "e2e_mean_s,e2e_p50_s,e2e_p99_s,switches,busy_gpu_s\n";
   for (const ModelRow& row : result.models) ModelLine(row, out);
   return out;
 }

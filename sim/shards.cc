@@ -462,6 +462,33 @@ ShardsResult Run::All() {
 
 }  // namespace
 
+std::vector<PoolPlan> AssignModels(const Scenario& s, const WorkloadFacts& facts) {
+  std::vector<PoolPlan> plans;
+  for (const PoolConfig& pool : s.Pools()) plans.push_back({pool, {}});
+  const auto chooses = [](const PoolConfig& pool) { return !pool.models.empty() || pool.max_rate; };
+  for (std::size_t m = 0; m < facts.names.models().size(); ++m) {
+    const std::string& name = facts.names.models()[m].name;
+    const auto lets_in = [&](const PoolPlan& plan) {
+      const PoolConfig& pool = plan.config;
+      const bool named = pool.models.empty() || std::any_of(pool.models.begin(), pool.models.end(),
+                                                            [&](const std::string& pattern) { return Matches(pattern, name); });
+      return chooses(pool) && named && (!pool.max_rate || facts.forecast[m].mean_rate <= *pool.max_rate);
+    };
+    auto home = std::find_if(plans.begin(), plans.end(), lets_in);
+    if (home == plans.end())
+      home = std::find_if(plans.begin(), plans.end(), [&](const PoolPlan& plan) { return !chooses(plan.config); });
+    if (home == plans.end())
+      throw InputError(fmt::format("{}: /pools: no pool takes model \"{}\" of the workload", s.file, name));
+    home->models.push_back(static_cast<std::int32_t>(m));
+  }
+  for (const PoolPlan& plan : plans) {
+    if (plan.models.empty()) {
+      throw InputError(fmt::format("{}: /pools: no model of the workload belongs to pool \"{}\"", s.file, plan.config.name));
+    }
+  }
+  return plans;
+}
+
 ShardsResult RunShards(const Scenario& scenario, const std::vector<PoolPlan>& plans, const WorkloadFacts& facts,
                        const RunOptions& options) {
   return Run(scenario, plans, facts, options).All();

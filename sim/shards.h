@@ -25,6 +25,10 @@ struct PoolPlan {
   std::vector<std::int32_t> models;  // of the workload, sorted; the pool's model i is models[i]
 };
 
+// Which pool each model of the workload runs in, by the rules of PoolConfig. Throws InputError for a model that no pool takes and
+// for a pool without models.
+std::vector<PoolPlan> AssignModels(const Scenario& scenario, const WorkloadFacts& facts);
+
 // What a pool's shards add up to.
 struct PoolTotals {
   GpuFacts gpu;

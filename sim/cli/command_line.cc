@@ -134,6 +134,7 @@ int RunCommandLine(int argc, char** argv) {
   app.require_subcommand(0, 1);
   AddRunCommand(app, invocation);
   AddCompareCommand(app, invocation);
+  AddPlanCommand(app, invocation);
   AddCalibrateCommand(app, invocation);
   AddTraceCommand(app, invocation);
   AddListCommand(app, invocation);

@@ -22,6 +22,7 @@ struct Invocation {
 
 void AddRunCommand(CLI::App& app, Invocation& invocation);
 void AddCompareCommand(CLI::App& app, Invocation& invocation);
+void AddPlanCommand(CLI::App& app, Invocation& invocation);
 void AddCalibrateCommand(CLI::App& app, Invocation& invocation);
 void AddTraceCommand(CLI::App& app, Invocation& invocation);
 void AddListCommand(CLI::App& app, Invocation& invocation);
@@ -45,6 +46,8 @@ struct SimulationOptions {
 void AddSimulationOptions(CLI::App& command, SimulationOptions& options);
 // The scenario file, with --set applied. Where there is no file of that name, "quickstart" is the scenario inside the executable.
 Scenario LoadScenarioArgument(const SimulationOptions& options);
+// "A,B" as policies. Throws InputError for one that is unknown or named twice.
+std::vector<std::string> PolicyList(const std::string& list);
 Provenance ProvenanceOf(const SimulationOptions& options, const Invocation& invocation);
 std::string Version();
 // Replaces the file in one step: it is there whole or as it was. InputError when it cannot be written.

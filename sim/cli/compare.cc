@@ -44,27 +44,6 @@ struct Job {
   std::exception_ptr error;
 };
 
-std::vector<std::string> SplitAtCommas(const std::string& list) {
-  std::vector<std::string> names(1);
-  for (const char c : list) {
-    if (c == ',') {
-      names.emplace_back();
-    } else {
-      names.back() += c;
-    }
-  }
-  return names;
-}
-
-void CheckPolicies(const std::vector<std::string>& policies) {
-  for (auto name = policies.begin(); name != policies.end(); ++name) {
-    if (Registry<PolicyEntry>::Get().Find(*name) == nullptr) {
-      throw InputError("--policies: " + UnknownName("policy", *name, Registry<PolicyEntry>::Get().Names()));
-    }
-    if (std::find(policies.begin(), name, *name) != name) throw InputError(fmt::format("--policies: {} is named twice", *name));
-  }
-}
-
 void RunJob(Job& job, const std::string& policy, const WorkloadFacts& facts, const RunOptions& options) {
   try {
     job.result = Simulate(job.scenario, facts, options);
@@ -120,7 +99,6 @@ void WriteResults(ResultsFolder& folder, const Scenario& scenario, const std::ve
 
 void Compare(const Options& options, const Invocation& invocation) {
   const Scenario scenario = LoadScenarioArgument(options);
-  CheckPolicies(options.policies);
   const bool to_files = !options.out.empty();
   const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
   const auto guard = to_files ? std::make_unique<InterruptGuard>([&folder] { folder->Discard(); }) : nullptr;
@@ -163,7 +141,7 @@ void AddCompareCommand(CLI::App& app, Invocation& invocation) {
       ->type_name("A,B,...");
   command->footer(kExamples);
   command->callback([options, &invocation] {
-    if (!options->list.empty()) options->policies = SplitAtCommas(options->list);
+    if (!options->list.empty()) options->policies = PolicyList(options->list);
     invocation.action = [options, &invocation] { Compare(*options, invocation); };
   });
 }

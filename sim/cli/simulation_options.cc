@@ -8,6 +8,7 @@
 #include "sim/cli/commands.h"
 #include "sim/embedded.h"
 #include "sim/errors.h"
+#include "sim/policy.h"
 
 namespace poolsim {
 
@@ -44,6 +45,24 @@ std::string FromScenarioFolder(const std::string& assignment, const std::filesys
 }
 
 }  // namespace
+
+std::vector<std::string> PolicyList(const std::string& list) {
+  std::vector<std::string> names(1);
+  for (const char c : list) {
+    if (c == ',') {
+      names.emplace_back();
+    } else {
+      names.back() += c;
+    }
+  }
+  for (auto name = names.begin(); name != names.end(); ++name) {
+    if (Registry<PolicyEntry>::Get().Find(*name) == nullptr) {
+      throw InputError("--policies: " + UnknownName("policy", *name, Registry<PolicyEntry>::Get().Names()));
+    }
+    if (std::find(names.begin(), name, *name) != name) throw InputError(fmt::format("--policies: {} is named twice", *name));
+  }
+  return names;
+}
 
 Scenario LoadScenarioArgument(const SimulationOptions& options) {
   std::error_code error;

@@ -27,7 +27,8 @@ struct Outcomes final : TokenObserver {
   EngineResult result;
   std::vector<RequestEnd> ends;
   std::vector<std::vector<TimePs>> tokens;
-  std::array<__int128, kActivities> activity{};  // GPU-time
+  std::array<GpuTime, kActivities> activity{};
+  GpuTime busy_by_model = 0;  // summed
   std::int64_t total[kOutcomes] = {};
 
   void OnTokens(std::int64_t sequence, TimePs first, TimePs gap, TimePs slope, std::int64_t count) override {
@@ -67,6 +68,10 @@ std::unique_ptr<Outcomes> RunOne(const RandomScenario& random, bool check) {
     engine.Feed(random.requests);
     out->result = engine.Finish();
     out->activity = engine.metrics().activity;
+    for (const ModelMetrics& m : engine.metrics().models()) {
+      REQUIRE(m.busy >= 0);
+      out->busy_by_model += m.busy;
+    }
   } catch (const InfeasibleError&) {
     return nullptr;
   }
@@ -120,6 +125,7 @@ TEST_CASE("Every policy keeps the books and loses no request", "[property]") {
         busy += t;
       }
       REQUIRE(busy <= static_cast<__int128>(result.gpus) * result.end);
+      REQUIRE(busy == run->busy_by_model);
       return true;
     });
   }

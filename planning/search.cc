@@ -1,0 +1,290 @@
+#include "planning/search.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "sim/errors.h"
+
+namespace poolsim {
+
+Search::Search(const Unit& unit, const Criteria& criteria, int threads)
+    : unit_(unit),
+      criteria_(criteria),
+      team_(threads),
+      least_(std::max<std::int64_t>(unit.least, unit.splits() ? 2 : 1)),
+      most_(unit.MostInstances(criteria.max_gpus)) {}
+
+const Tally& Search::Run(const Size& size, int replication) {
+  Need(size, replication + 1);
+  return known_.at({size, replication});
+}
+
+void Search::Need(const Size& size, int replications) {
+  std::vector<int> missing;
+  for (int r = 0; r < replications; ++r) {
+    if (known_.find({size, r}) == known_.end()) missing.push_back(r);
+  }
+  std::vector<Tally> tallies(missing.size());
+  team_.Run(missing.size(), [&](std::size_t i, int) { tallies[i] = unit_.Run(size, missing[i]); });
+  for (std::size_t i = 0; i < missing.size(); ++i) {
+    seconds_ += tallies[i].wall_s;
+    known_.emplace(std::pair(size, missing[i]), std::move(tallies[i]));
+  }
+  runs_ += static_cast<std::int64_t>(missing.size());
+}
+
+std::vector<double> Search::SlacksOf(const Tally& tally) const {
+  std::vector<double> slacks;
+  for (const Target& t : criteria_.targets) slacks.push_back(tally.placed ? tally.Share(t.kind) - t.share : -1);
+  for (const Target& t : criteria_.model_targets) {
+    for (std::size_t m = 0; m < unit_.facts.names.models().size(); ++m)
+      slacks.push_back(tally.placed ? ShareOf(tally.models[m], t.kind) - t.share : -1);
+  }
+  return slacks;
+}
+
+Estimate Search::Slack(const Size& size, int replications) {
+  Need(size, replications);
+  std::vector<std::vector<double>> by_target;
+  for (int r = 0; r < replications; ++r) {
+    const std::vector<double> slacks = SlacksOf(known_.at({size, r}));
+    by_target.resize(slacks.size());
+    for (std::size_t k = 0; k < slacks.size(); ++k) by_target[k].push_back(slacks[k]);
+  }
+  Estimate least{1, 1, 1};
+  for (const std::vector<double>& slacks : by_target) {
+    const Estimate e = EstimateOf(slacks, criteria_.confidence);
+    least = {std::min(least.mean, e.mean), std::min(least.low, e.low), std::min(least.high, e.high)};
+  }
+  return least;
+}
+
+Size Search::Split(std::int64_t instances, int replications) {
+  if (!unit_.splits()) return {instances, 0};
+  const auto known = splits_.find({instances, replications});
+  if (known != splits_.end()) return known->second;
+  const bool first = splits_.empty();
+  Size best{instances, std::clamp<std::int64_t>(std::llround(prefill_share_ * static_cast<double>(instances)), 1, instances - 1)};
+  if (replications > 1) best = Split(instances, 1);
+  double slack = Slack(best, replications).mean;
+  // With all replications only the neighbours of what the first one liked best.
+  std::int64_t step = replications > 1 ? 1 : std::max<std::int64_t>(1, instances / (first ? 8 : 32));
+  while (step > 0 && slack < 0) {
+    bool moved = false;
+    for (const std::int64_t direction : {-step, step}) {
+      const Size next{instances, best.prefill + direction};
+      if (next.prefill < 1 || next.prefill >= instances) continue;
+      const double here = Slack(next, replications).mean;
+      if (here <= slack) continue;
+      best = next;
+      slack = here;
+      moved = true;
+      break;
+    }
+    if (!moved) step /= 2;
+  }
+  prefill_share_ = static_cast<double>(best.prefill) / static_cast<double>(instances);
+  splits_.emplace(std::pair(instances, replications), best);
+  return best;
+}
+
+template <class Test>
+std::int64_t Search::Bisect(std::int64_t miss, std::int64_t hold, const Test& test) {
+  while (hold - miss > 1) {
+    const std::int64_t middle = miss + (hold - miss) / 2;
+    (test(middle) ? hold : miss) = middle;
+  }
+  return hold;
+}
+
+// By the first replication alone, to about 3 %; 0 when the most do not hold.
+std::int64_t Search::Coarse(std::int64_t guess) {
+  std::int64_t miss = least_ - 1;
+  std::int64_t hold = std::clamp(guess, least_, most_);
+  while (!Holds(hold, 1)) {
+    if (hold == most_) return 0;
+    miss = hold;
+    hold = std::min(most_, hold * 2);
+  }
+  while (hold - miss > std::max<std::int64_t>(1, hold / 32)) {
+    const std::int64_t middle = miss + (hold - miss) / 2;
+    (Holds(middle, 1) ? hold : miss) = middle;
+  }
+  return hold;
+}
+
+// From `near`, with all replications, by growing steps and bisection; 0 when the most do not hold.
+std::int64_t Search::Fine(std::int64_t near) {
+  const auto holds = [this](std::int64_t n) { return Holds(n, replications()); };
+  std::int64_t step = std::max<std::int64_t>(1, near / 64);
+  if (holds(near)) {
+    std::int64_t hold = near;
+    while (hold > least_) {
+      const std::int64_t next = std::max(least_, hold - step);
+      if (!holds(next)) return Bisect(next, hold, holds);
+      hold = next;
+      step *= 2;
+    }
+    return hold;
+  }
+  std::int64_t miss = near;
+  while (miss < most_) {
+    const std::int64_t next = std::min(most_, miss + step);
+    if (holds(next)) return Bisect(miss, next, holds);
+    miss = next;
+    step *= 2;
+  }
+  return 0;
+}
+
+void Search::LookAround(Sized& sized) {
+  // A smaller size that holds although the one below the answer does not.
+  for (std::int64_t n = sized.size.instances - 2; n >= std::max(least_, sized.size.instances - 4); --n) {
+    if (Holds(n, 1) && Holds(n, replications())) sized.size = Split(n, replications());
+  }
+  const std::int64_t answer = sized.size.instances;
+  std::vector<std::int64_t> above = {answer + 1, answer + 2, answer + 3};
+  for (const double factor : {1.1, 1.25, 1.5, 2.0}) above.push_back(static_cast<std::int64_t>(static_cast<double>(answer) * factor));
+  for (const std::int64_t n : above) {
+    if (n > answer && n <= most_ && !Holds(n, 1)) Holds(n, replications());
+  }
+  // Whatever was tried with all replications, now or on the way.
+  std::map<std::int64_t, double> best;  // slack by instances
+  for (const auto& [key, tally] : known_) {
+    const Size& size = key.first;
+    if (key.second != replications() - 1 || size.instances <= answer) continue;
+    const double slack = Slack(size, replications()).mean;
+    const auto [at, fresh] = best.emplace(size.instances, slack);
+    if (!fresh) at->second = std::max(at->second, slack);
+  }
+  for (const auto& [n, slack] : best) {
+    if (slack < 0) sized.misses_above.push_back(unit_.Gpus(n));
+  }
+}
+
+// By how much the answer would move if the mean were at either end of its interval.
+void Search::Intervals(Sized& sized) {
+  const std::int64_t answer = sized.size.instances;
+  sized.low_gpus = sized.high_gpus = unit_.Gpus(answer);
+  if (replications() < 2) return;
+  const auto surely = [this](std::int64_t n) { return Slack(Split(n, replications()), replications()).low >= 0; };
+  const auto perhaps = [this](std::int64_t n) { return Slack(Split(n, replications()), replications()).high >= 0; };
+  std::int64_t n = answer, step = 1;
+  while (!surely(n) && n < most_) n = std::min(most_, n + step), step *= 2;
+  if (n > answer) n = Bisect(std::max(answer, n - step / 2), n, surely);
+  sized.high_gpus = unit_.Gpus(n);
+  n = answer, step = 1;
+  while (n > least_) {
+    const std::int64_t next = std::max(least_, n - step);
+    if (!perhaps(next)) {
+      n = Bisect(next, n, perhaps);
+      break;
+    }
+    n = next;
+    step *= 2;
+  }
+  sized.low_gpus = unit_.Gpus(n);
+}
+
+void Search::Bind(Sized& sized) {
+  if (sized.below_size.instances == 0) {
+    sized.binding = {"minimum", fmt::format("{} is the least that there can be", sized.size.instances == 1 ? "one instance" : "this")};
+    return;
+  }
+  if (!sized.below.front().placed) {
+    sized.binding = {"memory", sized.below.front().reason};
+    return;
+  }
+  const double before = Slack(sized.below_size, 1).mean;
+  struct Relaxed {
+    const char* constraint;
+    std::string what;
+    double gain;
+  };
+  std::vector<Relaxed> relaxed;
+  const auto add = [&](const char* constraint, std::string what, const Scenario& s) {
+    const std::vector<double> slacks = SlacksOf(unit_.Run(s, sized.below_size, 0));
+    relaxed.push_back({constraint, std::move(what), *std::min_element(slacks.begin(), slacks.end()) - before});
+    ++runs_;
+  };
+  Scenario s = unit_.scenario;
+  s.slo.ttft_slo_s *= 2;
+  for (ModelRule& rule : s.models) {
+    if (rule.ttft_slo_s) *rule.ttft_slo_s *= 2;
+  }
+  add("TTFT", "twice the time to the first token", s);
+  s = unit_.scenario;
+  s.slo.tbt_slo_s *= 2;
+  for (ModelRule& rule : s.models) {
+    if (rule.tbt_slo_s) *rule.tbt_slo_s *= 2;
+  }
+  add("TBT", "twice the time between tokens", s);
+  s = unit_.scenario;
+  FleetConfig& fleet = s.pools.front().fleet;
+  const double memory = fleet.gpu_memory_gb.value_or(static_cast<double>(FindGpu(fleet.gpu).memory_bytes) / 1e9);
+  fleet.gpu_memory_gb = 2 * memory;
+  for (ModelRule& rule : s.models) {
+    if (rule.kv_capacity_tokens) *rule.kv_capacity_tokens *= 2;
+  }
+  add("KV", "twice the GPU memory", s);
+  const auto most = std::max_element(relaxed.begin(), relaxed.end(), [](const Relaxed& a, const Relaxed& b) { return a.gain < b.gain; });
+  const auto shown = [](double gain) { return fmt::format("{:+.1f} points", 100 * gain); };
+  if (most->gain <= 0) {
+    sized.binding = {"GPU time", "neither a target nor memory, doubled, helps the next size below"};
+    return;
+  }
+  std::string others;
+  for (const Relaxed& r : relaxed) {
+    if (&r != &*most) others += fmt::format("{}{} {}", others.empty() ? "" : ", ", r.constraint, shown(r.gain));
+  }
+  sized.binding = {most->constraint, fmt::format("{} gives the next size below {} ({})", most->what, shown(most->gain), others)};
+}
+
+Sized Search::GiveUp() {
+  Sized sized;
+  sized.gpus = unit_.Gpus(most_);
+  const Size size = Split(most_, 1);
+  const Tally& tally = Run(size, 0);
+  sized.reason = tally.placed ? fmt::format("{} GPUs, the most that it may take, leave it {:.2f} points short of the target",
+                                            sized.gpus, -100 * Slack(size, 1).mean)
+                              : tally.reason;
+  sized.runs = runs_;
+  return sized;
+}
+
+std::optional<Size> Search::Fewest(double guess) {
+  if (most_ < least_) return std::nullopt;
+  const std::int64_t near = Coarse(unit_.MostInstances(static_cast<std::int64_t>(std::ceil(guess))));
+  const std::int64_t answer = near > 0 ? Fine(near) : 0;
+  return answer > 0 ? std::optional(Split(answer, replications())) : std::nullopt;
+}
+
+Sized Search::Find(double guess) {
+  Sized sized;
+  if (most_ < least_) {
+    sized.reason = fmt::format("it needs at least {} GPUs and may take {}", unit_.Gpus(least_), criteria_.max_gpus);
+    return sized;
+  }
+  const std::optional<Size> answer = Fewest(guess);
+  if (!answer) return GiveUp();
+  sized.found = true;
+  sized.size = *answer;
+  LookAround(sized);
+  Intervals(sized);
+  sized.gpus = unit_.Gpus(sized.size.instances);
+  for (int r = 0; r < replications(); ++r) sized.at.push_back(Run(sized.size, r));
+  if (sized.size.instances > least_) {
+    sized.below_size = Split(sized.size.instances - 1, replications());
+    sized.below_gpus = unit_.Gpus(sized.below_size.instances);
+    for (int r = 0; r < replications(); ++r) sized.below.push_back(Run(sized.below_size, r));
+  }
+  Bind(sized);
+  sized.runs = runs_;
+  sized.requests = runs_ * static_cast<std::int64_t>(unit_.requests.front()->rows.size());
+  sized.seconds = seconds_;
+  return sized;
+}
+
+}  // namespace poolsim

@@ -1,0 +1,361 @@
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <mutex>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "planning/plan.h"
+#include "planning/savings.h"
+#include "sim/cli/commands.h"
+#include "sim/cli/interrupt.h"
+#include "sim/cli/progress.h"
+#include "sim/cli/table.h"
+#include "sim/errors.h"
+
+namespace poolsim {
+namespace {
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  poolsim plan quickstart --policies dedicated,serverless-llm,aegaeon\n"
+    "  poolsim plan my.json --target service=0.99 --per-model-target service=0.9 --out out/plan\n"
+    "  poolsim plan my.json --replications 10 --window-s 7200\n"
+    "  poolsim plan my.json --choose-pooled --attribution exact --out out/mix\n"
+    "\n"
+    "The fewest GPUs of each policy that hold the target, in whole groups of an instance, by simulation:\n"
+    "replication r has the scenario's seed + r, and every size sees the same replications. Each pool is\n"
+    "sized on its own; under dedicated, each model; where prefill and decode are apart, their split is\n"
+    "searched too. A workload longer than the window is searched in its busiest window, after a warm-up.\n"
+    "DIR gets plan.json, scenario.json, manifest.json, answer-POLICY.json, a scenario per policy at its\n"
+    "answer, ready to run; and savings.csv, model by model, where dedicated and a shared policy are planned.";
+
+struct Options : SimulationOptions {
+  std::string policies;
+  std::vector<std::string> targets;
+  std::vector<std::string> model_targets;
+  std::int64_t replications = 5;
+  double confidence = 0.95;
+  bool confidence_typed = false;
+  std::int64_t max_gpus = 30'000;
+  double window_s = 3600;
+  double warmup_s = 600;
+  bool confirm = false;
+  bool no_confirm = false;
+  std::string attribution = "busy";
+  bool choose_pooled = false;
+};
+
+// One line on a terminal that is written over.
+class StatusLine {
+ public:
+  explicit StatusLine(bool quiet) : on_(Progress::ModeFor(quiet) == Progress::Mode::kBar) {}
+  ~StatusLine() {
+    if (on_) fmt::print(stderr, "\r\033[K");
+  }
+  void Say(const std::string& text) {
+    if (!on_) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    fmt::print(stderr, "\r\033[K{}", text);
+    std::fflush(stderr);
+  }
+
+ private:
+  bool on_;
+  std::mutex mutex_;
+};
+
+PlanOptions PlanOptionsOf(const Options& options) {
+  PlanOptions plan;
+  plan.replications = static_cast<int>(options.replications);
+  plan.threads = options.threads;
+  plan.window_s = options.window_s;
+  plan.warmup_s = options.warmup_s;
+  plan.confirm = options.confirm ? Confirm::kAlways : options.no_confirm ? Confirm::kNo : Confirm::kIfShort;
+  Criteria& criteria = plan.criteria;
+  criteria.confidence = options.confidence;
+  criteria.max_gpus = options.max_gpus;
+  if (!options.targets.empty()) criteria.targets.clear();
+  for (const std::string& text : options.targets) criteria.targets.push_back(ParseTarget(text, "--target"));
+  for (const std::string& text : options.model_targets) criteria.model_targets.push_back(ParseTarget(text, "--per-model-target"));
+  if (options.confidence_typed && options.replications < 2) {
+    throw InputError(
+        fmt::format("--confidence: an interval needs at least 2 replications; found --replications {}", options.replications));
+  }
+  return plan;
+}
+
+bool SizesByModel(const PolicyPlan& p) { return p.found && !p.units.front().unit.model.empty(); }
+bool IsOracle(const PolicyPlan& p) { return p.units.front().unit.policy->oracle; }
+
+// What saves, and what it is held against: the plan that gives every model its own, and of the others that with the fewest GPUs;
+// one that knows the future only when there is no other. Null where there is none.
+struct Pair {
+  const PolicyPlan* dedicated = nullptr;
+  const PolicyPlan* pooled = nullptr;
+};
+Pair PairOf(const Plan& plan) {
+  Pair pair;
+  for (const PolicyPlan& p : plan.policies) {
+    if (!p.found) continue;
+    if (SizesByModel(p)) {
+      if (pair.dedicated == nullptr) pair.dedicated = &p;
+    } else if (pair.pooled == nullptr || std::pair(IsOracle(p), p.gpus) < std::pair(IsOracle(*pair.pooled), pair.pooled->gpus)) {
+      pair.pooled = &p;
+    }
+  }
+  return pair;
+}
+
+std::string SavingsText(const Pair& pair, const std::vector<ModelSaving>& savings, const Style& style) {
+  constexpr std::size_t kShown = 12;
+  const double saved = 1 - static_cast<double>(pair.pooled->gpus) / static_cast<double>(pair.dedicated->gpus);
+  std::string out = fmt::format("{} needs {} instead of {} ({:+.0f} %). Who frees most:\n\n", pair.pooled->policy,
+                                Plural(pair.pooled->gpus, "GPU"), Count(pair.dedicated->gpus), -100 * saved);
+  const bool exact = savings.front().without.has_value();
+  std::vector<Column> columns = {{"model", Align::kLeft, ""},
+                                 {"requests", Align::kRight, ""},
+                                 {"own", Align::kRight, "GPUs"},
+                                 {"in pool", Align::kRight, "GPUs"}};
+  if (exact) columns.push_back({"left out", Align::kRight, "GPUs"});
+  for (const char* title : {"freed", "% of all", "% in time", "switches"}) columns.push_back({title, Align::kRight, ""});
+  Table table(columns);
+  const auto row = [&](const ModelSaving& s) {
+    std::vector<std::string> cells = {s.name, Count(s.requests), Count(s.dedicated_gpus), Number(s.pool_gpus)};
+    if (exact) cells.push_back(Count(*s.without));
+    for (const std::string& cell :
+         {Number(s.freed), fmt::format("{:.1f}", 100 * s.share), Percent(s.attainment), ShortCount(s.switches)}) {
+      cells.push_back(cell);
+    }
+    table.Row(std::move(cells));
+  };
+  const std::size_t tail = savings.size() > kShown ? 3 : 0;
+  const std::size_t head = std::min(savings.size(), kShown) - tail;
+  for (std::size_t i = 0; i < head; ++i) row(savings[i]);
+  if (tail > 0) table.Remark("...", Plural(static_cast<std::int64_t>(savings.size() - head - tail), "model"));
+  for (std::size_t i = savings.size() - tail; i < savings.size(); ++i) row(savings[i]);
+  return out + table.Text(style) + "\n";
+}
+
+std::string ChoicesText(const Pair& pair, const std::vector<Choice>& choices) {
+  std::string out;
+  std::int64_t gpus = 0;
+  for (const Choice& choice : choices) {
+    const auto models = static_cast<std::int64_t>(choice.order.size());
+    gpus += choice.best.gpus();
+    std::string tried;
+    for (const Cut& cut : choice.tried) {
+      tried += fmt::format("{}{} of {}: {}", tried.empty() ? "" : ", ", cut.pooled_models, models,
+                           cut.found ? Count(cut.gpus()) : "not found");
+    }
+    out += Wrap(fmt::format("Pool \"{}\": {} of {} on {}, the others on {} of their own. Tried, in GPUs: {}.", choice.pool,
+                            choice.best.pooled_models, Plural(models, "model"), Plural(choice.best.pool_gpus, "shared GPU"),
+                            choice.best.dedicated_gpus, tried),
+                kPageWidth, 2, 0) +
+           "\n";
+  }
+  return out + fmt::format("That is {}; all dedicated {}, all shared {}.\n", Plural(gpus, "GPU"), Count(pair.dedicated->gpus),
+                           Count(pair.pooled->gpus));
+}
+
+// A scenario as a file of the results folder: a trace's path starts from there.
+std::string ScenarioText(Scenario s, const std::string& folder) {
+  if (!s.workload.path.empty()) {
+    const std::filesystem::path path = std::filesystem::absolute(std::filesystem::path(s.base_dir) / s.workload.path);
+    s.workload.path = path.lexically_normal().lexically_proximate(std::filesystem::absolute(folder).lexically_normal()).string();
+  }
+  return FileText(ResolvedScenario(s));
+}
+
+std::string TargetText(const PlanOptions& options) {
+  std::string text;
+  const auto add = [&text](const Target& t, const char* of) {
+    text += fmt::format("{}{} % {} attainment{}", text.empty() ? "" : ", ", Percent(t.share),
+                        kAttainmentNames[static_cast<std::size_t>(t.kind)], of);
+  };
+  for (const Target& t : options.criteria.targets) add(t, "");
+  for (const Target& t : options.criteria.model_targets) add(t, " of every model");
+  return text;
+}
+
+void PolicyRow(const PolicyPlan& p, Table& table) {
+  if (!p.found) return table.Remark(p.policy, "not found: " + p.reason);
+  const auto share = [](const std::vector<Tally>& tallies, AttainmentKind kind) {
+    return Percent(AttainmentEstimate(tallies, kind, 0.95).mean);
+  };
+  const Tally mean = MeanOf(p.at);
+  double busy = 0;
+  for (const double s : MeanActivity(p.at)) busy += s;
+  const double hours = std::max(mean.hours, 1e-9);
+  table.Row({p.policy, Count(p.gpus), p.at.size() > 1 ? fmt::format("{}-{}", Count(p.low_gpus), Count(p.high_gpus)) : "-",
+             share(p.at, AttainmentKind::kService), share(p.at, AttainmentKind::kToken), share(p.at, AttainmentKind::kRequest),
+             share(p.below, AttainmentKind::kService), Percent(busy), ShortCount(static_cast<double>(mean.switches) / hours),
+             mean.usd_per_hour ? Number(*mean.usd_per_hour) : "-", mean.power_kw ? Number(*mean.power_kw) : "-",
+             Number(p.fluid_gpus), Number(p.memory_gpus), LargestUnit(p).sized.binding.constraint});
+}
+
+std::string Notes(const Plan& plan) {
+  std::string out;
+  const auto say = [&out](const std::string& text) { out += Wrap(text, kPageWidth, 2, 0) + "\n"; };
+  for (const PolicyPlan& p : plan.policies) {
+    if (!p.found) continue;
+    const SizedUnit& largest = LargestUnit(p);
+    std::string split;
+    if (largest.sized.size.prefill > 0) {
+      split = fmt::format("; {} of {} prefill", largest.sized.size.prefill, Plural(largest.sized.size.instances, "instance"));
+    }
+    const std::string where = p.units.size() > 1 ? " (" + largest.unit.name() + ")" : "";
+    say(fmt::format("{}{}: {}{}.", p.policy, where, largest.sized.binding.words, split));
+    for (const SizedUnit& unit : p.units) {
+      if (unit.sized.misses_above.empty()) continue;
+      say(fmt::format("{}{}: not monotone: the target is held at {} GPUs and missed at {}.", p.policy,
+                      p.units.size() > 1 ? " (" + unit.unit.name() + ")" : "", unit.sized.gpus,
+                      fmt::join(unit.sized.misses_above, ", ")));
+    }
+    if (!plan.windowed) continue;
+    if (!p.whole.done) {
+      say(fmt::format("{}: not run on the whole workload: {}.", p.policy, p.whole.reason));
+    } else {
+      const Tally mean = MeanOf(p.whole.tallies);
+      double busy = 0;
+      for (const double s : MeanActivity(p.whole.tallies)) busy += s;
+      say(fmt::format("{}: on the whole workload {} % of service time within target, {} % busy, {} GPU-hours{}{}.", p.policy,
+                      Percent(AttainmentEstimate(p.whole.tallies, AttainmentKind::kService, 0.95).mean), Percent(busy),
+                      Count(static_cast<std::int64_t>(mean.owned / 3600 + 0.5)),
+                      p.whole.gpus_added > 0
+                          ? fmt::format(", with {} more than the busiest window needs", Plural(p.whole.gpus_added, "GPU"))
+                          : "",
+                      p.whole.holds ? "" : ", and the target is still missed"));
+    }
+  }
+  return out;
+}
+
+std::string PlanText(const Scenario& scenario, const Plan& plan, const PlanOptions& options, const Style& style) {
+  std::string out = style.Bold(fmt::format("plan {}", scenario.name.empty() ? scenario.file : scenario.name)) + ": " +
+                    TargetText(options) + "\n";
+  out += fmt::format("{}{}, {}\n\n", Plural(plan.facts.seen.requests, "request"),
+                     plan.windowed ? fmt::format(", searched in the busiest {}", Duration(plan.span_s))
+                                   : fmt::format(" over {}", Duration(plan.span_s)),
+                     Plural(options.replications, "replication"));
+  Table table({{"policy", Align::kLeft, ""},
+               {"GPUs", Align::kRight, ""},
+               {fmt::format("{:.3g} %", 100 * options.criteria.confidence), Align::kRight, ""},
+               {"time", Align::kRight, "% within target"},
+               {"token", Align::kRight, "% within target"},
+               {"reqs", Align::kRight, "% within target"},
+               {"below", Align::kRight, "% within target"},
+               {"%", Align::kRight, "busy"},
+               {"/h", Align::kRight, "switch"},
+               {"/h", Align::kRight, "USD"},
+               {"kW", Align::kRight, ""},
+               {"work", Align::kRight, "bound"},
+               {"mem", Align::kRight, "bound"},
+               {"binding", Align::kLeft, ""}});
+  for (const PolicyPlan& p : plan.policies) PolicyRow(p, table);
+  return out + table.Text(style) + "\n" + Notes(plan);
+}
+
+void MakeThePlan(const Options& options, const Invocation& invocation) {
+  const Scenario scenario = LoadScenarioArgument(options);
+  std::vector<std::string> policies;
+  if (!options.policies.empty()) policies = PolicyList(options.policies);
+  if (policies.empty() && options.choose_pooled) policies = {"dedicated", scenario.Pools().front().policy.name};
+  PlanOptions plan_options = PlanOptionsOf(options);
+  const bool to_files = !options.out.empty();
+  const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
+  const auto guard = to_files ? std::make_unique<InterruptGuard>([&folder] { folder->Discard(); }) : nullptr;
+  Plan plan;
+  std::vector<ModelSaving> savings;
+  std::vector<Choice> choices;
+  Pair pair;
+  {
+    StatusLine status(options.quiet);
+    plan_options.progress = [&status](const std::string& what) { status.Say(what); };
+    plan = MakePlan(scenario, policies, plan_options);
+    pair = PairOf(plan);
+    const bool both = pair.dedicated != nullptr && pair.pooled != nullptr;
+    if (options.choose_pooled && !both) {
+      throw InputError(
+          "--choose-pooled: it takes a policy that gives every model its own GPUs and one that shares, both with an answer");
+    }
+    if (both) savings = SavingsByModel(*pair.dedicated, *pair.pooled, plan_options, options.attribution == "exact");
+    if (options.choose_pooled) choices = ChoosePooled(*pair.dedicated, *pair.pooled, plan_options);
+  }
+  Json json = PlanJson(plan, plan_options);
+  if (!choices.empty()) json["choose_pooled"] = ChoicesJson(choices);
+  if (to_files) {
+    folder->Write("plan.json", FileText(json));
+    folder->Write("scenario.json", FileText(ResolvedScenario(scenario)));
+    for (const PolicyPlan& p : plan.policies) {
+      if (p.found) folder->Write("answer-" + p.policy + ".json", ScenarioText(p.scenario, options.out));
+    }
+    if (!savings.empty()) folder->Write("savings.csv", SavingsCsv(savings));
+    if (!choices.empty()) {
+      folder->Write("answer-chosen.json", ScenarioText(ChosenScenario(*pair.dedicated, *pair.pooled, choices), options.out));
+    }
+    folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, plan.facts, {}));
+  }
+  const Style style = StyleFor(STDOUT_FILENO);
+  if (options.json) {
+    fmt::print("{}", FileText(json));
+    return;
+  }
+  fmt::print("{}", PlanText(scenario, plan, plan_options, style));
+  if (!savings.empty()) fmt::print("\n{}", SavingsText(pair, savings, style));
+  if (!choices.empty()) fmt::print("\n{}", ChoicesText(pair, choices));
+  if (to_files) fmt::print("\nResults: {}\n", options.out);
+}
+
+}  // namespace
+
+void AddPlanCommand(CLI::App& app, Invocation& invocation) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("plan", "find the fewest GPUs of each policy that hold a target");
+  AddSimulationOptions(*command, *options);
+  command->add_option("--policies", options->policies, "which, in this order (default: those of the scenario's pools)")
+      ->type_name("A,B,...");
+  command
+      ->add_option("--target", options->targets,
+                   "service, token or request attainment that the requests of a pool must have; may be given often "
+                   "(default: service=0.9)")
+      ->allow_extra_args(false)
+      ->type_name("NAME=SHARE");
+  command->add_option("--per-model-target", options->model_targets, "the same for the requests of each model")
+      ->allow_extra_args(false)
+      ->type_name("NAME=SHARE");
+  command->add_option("--replications", options->replications, "runs of a size, with other seeds (default: 5)")
+      ->check(CLI::Range(1, 1000).description(""))
+      ->type_name("N");
+  CLI::Option* confidence = command->add_option("--confidence", options->confidence, "of the intervals (default: 0.95)")
+                                ->check(CLI::Range(0.5, 0.9999).description(""))
+                                ->type_name("SHARE");
+  command->add_option("--max-gpus", options->max_gpus, "the most that a pool, or a dedicated model, may take (default: 30000)")
+      ->check(CLI::Range(1, 1'000'000).description(""))
+      ->type_name("N");
+  command->add_option("--window-s", options->window_s, "length of the busiest window that is searched (default: 3600)")
+      ->check(CLI::Range(1.0, 1e7).description(""))
+      ->type_name("S");
+  command->add_option("--warmup-s", options->warmup_s, "served before it and not counted (default: 600)")
+      ->check(CLI::Range(0.0, 1e7).description(""))
+      ->type_name("S");
+  CLI::Option* confirm = command->add_flag(
+      "--confirm", options->confirm, "run the answers on the whole workload however long it takes (else within 10 minutes)");
+  command->add_flag("--no-confirm", options->no_confirm, "never")->excludes(confirm);
+  command
+      ->add_option("--attribution", options->attribution,
+                   "a model's part of a pool: by its busy time, or exact: also what the pool can do without when it is left out "
+                   "(default: busy)")
+      ->check(CLI::IsMember({"busy", "exact"}).description(""))
+      ->type_name("busy|exact");
+  command->add_flag("--choose-pooled", options->choose_pooled,
+                    "which models of a pool should share, and which keep GPUs of their own, for the fewest GPUs in all");
+  command->footer(kExamples);
+  command->callback([options, confidence, &invocation] {
+    options->confidence_typed = confidence->count() > 0;
+    invocation.action = [options, &invocation] { MakeThePlan(*options, invocation); };
+  });
+}
+
+}  // namespace poolsim
