@@ -5,18 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "planning/statistics.h"
 #include "sim/fields.h"
 
 namespace poolsim {
-
-// A mean over independent runs and its 95 % confidence interval by Student's t; of one run, or of equal ones, a point.
-struct Estimate {
-  double mean = 0;
-  double low = 0;
-  double high = 0;
-};
-// REQUIRES that there are values.
-Estimate MeanOf(const std::vector<double>& values);
 
 // The load at which a curve of attainment over load first falls below a level, between two points by a straight line.
 struct LoadAtLevel {

@@ -265,7 +265,7 @@ class Experiment {
           if (ratio && (s >= lower.size() || lower[s] == 0)) return;
           values.push_back(claim.scale * (ratio ? upper[s] / lower[s] : upper[s]));
         }
-        if (!values.empty()) all.push_back({MeanOf(values), where, kind});
+        if (!values.empty()) all.push_back({EstimateOf(values), where, kind});
       };
       if (claim.measure == "load" || claim.measure == "load_ratio") {
         LoadAtLevel::Kind kind = LoadAtLevel::Kind::kCrossing;
@@ -288,7 +288,7 @@ class Experiment {
         const ExperimentRow* upper = result_.Find(c, claim.policy, x);
         const ExperimentRow* lower = ratio ? result_.Find(d, over, x) : upper;
         if (upper == nullptr || lower == nullptr || !upper->infeasible.empty() || !lower->infeasible.empty()) continue;
-        if (claim.where_over_below && MeanOf(lower->values[ColumnNamed("attainment.service")]).mean >= *claim.where_over_below) continue;
+        if (claim.where_over_below && EstimateOf(lower->values[ColumnNamed("attainment.service")]).mean >= *claim.where_over_below) continue;
         add(upper->values[column], lower->values[column], fmt::format("{}, {} {}", name, x, AxisOf(c).name),
             LoadAtLevel::Kind::kCrossing);
       }
@@ -381,10 +381,10 @@ std::vector<Claim> GoodputClaims(const std::vector<ExperimentResult>& results) {
         if (upper == nullptr) continue;
         std::vector<double> ratios;
         for (std::size_t s = 0; s < lower.values[token].size(); ++s) ratios.push_back(upper->values[token][s] / lower.values[token][s]);
-        const Extreme here{MeanOf(ratios), fmt::format("figure {}, {}, {}", result.spec.title, in.name, lower.x)};
+        const Extreme here{EstimateOf(ratios), fmt::format("figure {}, {}, {}", result.spec.title, in.name, lower.x)};
         if (!least || here.estimate.mean < least->estimate.mean) least = here;
         if (!most || here.estimate.mean > most->estimate.mean) most = here;
-        if (MeanOf(lower.values[service]).mean < 0.9 && (!least_below || here.estimate.mean < least_below->estimate.mean))
+        if (EstimateOf(lower.values[service]).mean < 0.9 && (!least_below || here.estimate.mean < least_below->estimate.mean))
           least_below = here;
       }
     }
@@ -409,7 +409,7 @@ std::string ExperimentCsv(const ExperimentResult& result) {
         out += ",,,";
         continue;
       }
-      const Estimate e = MeanOf(values);
+      const Estimate e = EstimateOf(values);
       out += fmt::format(",{},{},{}", Rounded(e.mean), Rounded(e.low), Rounded(e.high));
     }
     out += "," + CsvCell(row.infeasible) + "\n";

@@ -79,11 +79,11 @@ std::string TableText(const ExperimentResult& result, const Style& style) {
       for (const std::string& policy : policies) {
         const ExperimentRow* row = result.Find(c, policy, x);
         if (policies.size() > 1) {
-          cells.push_back(row->infeasible.empty() ? WithInterval(MeanOf(row->values.front())) : "infeasible");
+          cells.push_back(row->infeasible.empty() ? WithInterval(EstimateOf(row->values.front())) : "infeasible");
           continue;
         }
         for (const std::vector<double>& values : row->values)
-          cells.push_back(row->infeasible.empty() ? WithInterval(MeanOf(values)) : "infeasible");
+          cells.push_back(row->infeasible.empty() ? WithInterval(EstimateOf(values)) : "infeasible");
       }
       table.Row(cells);
     }
