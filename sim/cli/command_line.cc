@@ -134,11 +134,8 @@ int RunCommandLine(int argc, char** argv) {
   app.require_subcommand(0, 1);
   AddRunCommand(app, invocation);
   AddCompareCommand(app, invocation);
-<<<<<<< HEAD
   AddPlanCommand(app, invocation);
-=======
   AddReproduceCommand(app, invocation);
->>>>>>> figures
   AddCalibrateCommand(app, invocation);
   AddTraceCommand(app, invocation);
   AddListCommand(app, invocation);
