@@ -55,8 +55,6 @@ class RequestWork {
   std::vector<Entry> of_;  // by the workload's models
 };
 
-namespace {
-
 double SpanSeconds(const WorkloadFacts& facts) {
   if (facts.surveyed) return ToSeconds(facts.seen.last_arrival);
   double span = 0;
@@ -65,6 +63,8 @@ double SpanSeconds(const WorkloadFacts& facts) {
   }
   return span;
 }
+
+namespace {
 
 // What is known of these models alone.
 WorkloadFacts FactsOf(const WorkloadFacts& facts, const std::vector<std::int32_t>& models) {

@@ -77,6 +77,9 @@ struct Plan {
   std::vector<PolicyPlan> policies;
 };
 
+// How long requests arrive, as far as that is known beforehand.
+double SpanSeconds(const WorkloadFacts& facts);
+
 // The units of a scenario, each with its requests in every replication.
 class Units {
  public:

@@ -136,6 +136,7 @@ int RunCommandLine(int argc, char** argv) {
   AddCompareCommand(app, invocation);
   AddPlanCommand(app, invocation);
   AddReproduceCommand(app, invocation);
+  AddTuneCommand(app, invocation);
   AddCalibrateCommand(app, invocation);
   AddTraceCommand(app, invocation);
   AddListCommand(app, invocation);

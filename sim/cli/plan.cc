@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
-#include <mutex>
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -45,25 +43,6 @@ struct Options : SimulationOptions {
   bool no_confirm = false;
   std::string attribution = "busy";
   bool choose_pooled = false;
-};
-
-// One line on a terminal that is written over.
-class StatusLine {
- public:
-  explicit StatusLine(bool quiet) : on_(Progress::ModeFor(quiet) == Progress::Mode::kBar) {}
-  ~StatusLine() {
-    if (on_) fmt::print(stderr, "\r\033[K");
-  }
-  void Say(const std::string& text) {
-    if (!on_) return;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    fmt::print(stderr, "\r\033[K{}", text);
-    std::fflush(stderr);
-  }
-
- private:
-  bool on_;
-  std::mutex mutex_;
 };
 
 PlanOptions PlanOptionsOf(const Options& options) {
@@ -157,15 +136,6 @@ std::string ChoicesText(const Pair& pair, const std::vector<Choice>& choices) {
   }
   return out + fmt::format("That is {}; all dedicated {}, all shared {}.\n", Plural(gpus, "GPU"), Count(pair.dedicated->gpus),
                            Count(pair.pooled->gpus));
-}
-
-// A scenario as a file of the results folder: a trace's path starts from there.
-std::string ScenarioText(Scenario s, const std::string& folder) {
-  if (!s.workload.path.empty()) {
-    const std::filesystem::path path = std::filesystem::absolute(std::filesystem::path(s.base_dir) / s.workload.path);
-    s.workload.path = path.lexically_normal().lexically_proximate(std::filesystem::absolute(folder).lexically_normal()).string();
-  }
-  return FileText(ResolvedScenario(s));
 }
 
 std::string TargetText(const PlanOptions& options) {

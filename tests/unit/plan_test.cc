@@ -96,7 +96,7 @@ TEST_CASE("every policy's answer is what trying every size by direct runs gives"
     CHECK_FALSE(holds(p.gpus - 1));
     // The scenario that the plan gives is that answer.
     CHECK(ServiceOf(p.scenario) == Approx(p.at.front().Share(AttainmentKind::kService)));
-    CHECK(p.gpus >= p.fluid_gpus);
+    CHECK(static_cast<double>(p.gpus) >= p.fluid_gpus);
   }
 }
 
