@@ -61,6 +61,7 @@ struct RunResult {
   std::array<GpuTime, kActivities> activity{};
   GpuTime owned = 0;
   SwitchMetrics switching;
+  KvHeld kv_held;
   std::optional<double> cost_usd;    // of the owned GPU-hours; not set where a GPU has no price
   std::optional<double> energy_kwh;  // at most: a GPU that is not idle is taken to draw what its board can; as cost_usd
   std::int64_t weight_bytes_moved = 0;
