@@ -2,21 +2,20 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
 #include <cmath>
-#include <map>
 #include <memory>
 
 #include <fmt/format.h>
 
 #include "sim/errors.h"
 #include "sim/report.h"
+#include "sim/rng.h"
 #include "sim/simulation.h"
 
 namespace poolsim {
 namespace {
 
-// A list of numbers, checked; `present` false: it may be absent.
+// A list of numbers, or one of them alone.
 void Numbers(Fields& f, const char* name, std::vector<double>& value, const char* help) {
   Json json = value;
   f.Any(name, json, help);
@@ -28,9 +27,6 @@ void Numbers(Fields& f, const char* name, std::vector<double>& value, const char
     value.push_back(number.get<double>());
   }
 }
-
-// exp(-x) for x >= 0 would come from libm; the expectation goes into results.
-double ActiveExpected(double models, double rate, double service_s) { return models * (1 - Exp(-rate * service_s)); }
 
 struct Run {
   std::size_t row = 0;
@@ -96,9 +92,30 @@ const ExperimentRow* ExperimentResult::Find(std::size_t in_case, const std::stri
 
 namespace {
 
+// By seed: the load at which the column falls below the level, of the points that the policy can place.
+std::vector<LoadAtLevel> Loads(const ExperimentResult& result, std::size_t c, const std::string& policy, std::size_t column,
+                               double level) {
+  std::vector<double> xs;
+  std::vector<const ExperimentRow*> rows;
+  for (const ExperimentRow& row : result.rows) {
+    if (row.in_case != c || row.policy != policy) continue;
+    if (!row.infeasible.empty()) break;
+    xs.push_back(row.x);
+    rows.push_back(&row);
+  }
+  std::vector<LoadAtLevel> loads;
+  for (std::size_t s = 0; !rows.empty() && s < rows.front()->values[column].size(); ++s) {
+    std::vector<double> curve;
+    for (const ExperimentRow* row : rows) curve.push_back(row->values[column][s]);
+    loads.push_back(FindLoad(xs, curve, level));
+  }
+  return loads;
+}
+
 class Experiment {
  public:
   Experiment(const std::string& figure, const FileReader& read) : figure_(figure), read_(read) {
+    result_.figure = figure;
     const std::string file = File("experiment.json");
     ReadStruct(ParseJson(read("experiment.json"), file), file, "", result_.spec);
     Check(file);
@@ -128,7 +145,7 @@ class Experiment {
         fingerprints[task] = ran.fingerprint;
         const Json summary = SummaryJson(s, ran);
         for (std::size_t k = 0; k < Spec().columns.size(); ++k) {
-          row.values[k][runs[task].seed] = Value(Spec().columns[k], row.x, s, ran, summary);
+          row.values[k][runs[task].seed] = Value(Spec().columns[k], row.x, ran, summary);
         }
       } catch (const InfeasibleError& e) {
         reasons[task] = e.what();
@@ -206,11 +223,18 @@ class Experiment {
     return ParseScenario(read_(spec.scenario), File(spec.scenario), "", set);
   }
 
-  double Value(const std::string& column, double x, const Scenario& s, const RunResult& ran, const Json& summary) const {
+  double Value(const std::string& column, double x, const RunResult& ran, const Json& summary) const {
+    for (const auto& [name, times] : {std::pair{"switch_s", &ran.switching.latency}, {"kv_sync_s", &ran.switching.kv_sync}}) {
+      if (column == name) return ToSeconds(times->Quantile(x));
+      const std::string at_most = std::string(name) + "<=";
+      if (column.rfind(at_most, 0) == 0)
+        return times->ShareAtMost(PsFromSeconds(std::stod(column.substr(at_most.size()))));
+    }
     if (column == "active_models_expected") {
       const double span = ToSeconds(ran.seen.last_arrival);
       const auto models = static_cast<double>(ran.models.size());
-      return ActiveExpected(models, static_cast<double>(ran.requests) / models / span, ran.total.e2e.MeanSeconds());
+      const double rate = static_cast<double>(ran.requests) / models / span;
+      return models * (1 - Exp(-rate * ran.total.e2e.MeanSeconds()));
     }
     std::string pointer = "/" + column;
     std::replace(pointer.begin(), pointer.end(), '.', '/');
@@ -218,8 +242,6 @@ class Experiment {
     if (!summary.contains(at) || !summary[at].is_number()) {
       throw InputError(fmt::format("{}: /columns: summary.json has no number called {}", File("experiment.json"), column));
     }
-    (void)x;
-    (void)s;
     return summary[at].get<double>();
   }
 
@@ -229,27 +251,6 @@ class Experiment {
     std::string where;
     LoadAtLevel::Kind kind = LoadAtLevel::Kind::kCrossing;
   };
-
-  // The loads at a level, by seed; of the placeable points.
-  std::vector<LoadAtLevel> Loads(const ClaimSpec& claim, std::size_t c, const std::string& policy) const {
-    const std::size_t column = ColumnNamed(claim.column);
-    std::vector<double> xs;
-    std::vector<const ExperimentRow*> rows;
-    for (const double x : AxisOf(c).values) {
-      const ExperimentRow* row = result_.Find(c, policy, x);
-      if (row == nullptr || !row->infeasible.empty()) break;
-      xs.push_back(x);
-      rows.push_back(row);
-    }
-    if (xs.empty()) return {};
-    std::vector<LoadAtLevel> loads;
-    for (std::size_t s = 0; s < SeedsOf(c); ++s) {
-      std::vector<double> curve;
-      for (const ExperimentRow* row : rows) curve.push_back(row->values[column][s]);
-      loads.push_back(FindLoad(xs, curve, claim.level));
-    }
-    return loads;
-  }
 
   std::vector<Candidate> Candidates(const ClaimSpec& claim) const {
     std::vector<Candidate> all;
@@ -277,8 +278,10 @@ class Experiment {
           }
           return out;
         };
-        const std::vector<double> upper = numbers(Loads(claim, c, claim.policy));
-        const std::vector<double> lower = ratio ? numbers(Loads(claim, d, over)) : std::vector<double>{};
+        const std::size_t column = ColumnNamed(claim.column);
+        const std::vector<double> upper = numbers(Loads(result_, c, claim.policy, column, claim.level));
+        const std::vector<double> lower =
+            ratio ? numbers(Loads(result_, d, over, column, claim.level)) : std::vector<double>{};
         add(upper, lower, name, kind);
         continue;
       }
@@ -360,13 +363,13 @@ ExperimentResult RunExperiment(const std::string& figure, const FileReader& read
 }
 
 std::vector<Claim> GoodputClaims(const std::vector<ExperimentResult>& results) {
+  struct Ratio {
+    Estimate estimate;
+    std::string where;
+  };
   std::vector<Claim> claims;
   for (const std::string over : {"serverless-llm", "muxserve"}) {
-    struct Extreme {
-      Estimate estimate;
-      std::string where;
-    };
-    std::optional<Extreme> least, least_below, most;
+    std::vector<Ratio> loads, tokens;
     for (const ExperimentResult& result : results) {
       const auto column = [&](const char* name) {
         return static_cast<std::size_t>(std::find(result.spec.columns.begin(), result.spec.columns.end(), name) -
@@ -374,26 +377,35 @@ std::vector<Claim> GoodputClaims(const std::vector<ExperimentResult>& results) {
       };
       const std::size_t token = column("attainment.token"), service = column("attainment.service");
       if (token == result.spec.columns.size() || service == result.spec.columns.size()) continue;
+      for (std::size_t c = 0; c < result.spec.cases.size(); ++c) {
+        if (!result.spec.cases[c].goodput) continue;
+        const std::string where = fmt::format("figure {}, {}", result.figure, result.spec.cases[c].name);
+        const std::vector<LoadAtLevel> upper = Loads(result, c, "aegaeon", service, 0.9);
+        const std::vector<LoadAtLevel> lower = Loads(result, c, over, service, 0.9);
+        std::vector<double> ratios;
+        for (std::size_t s = 0; s < std::min(upper.size(), lower.size()); ++s) ratios.push_back(upper[s].load / lower[s].load);
+        if (!ratios.empty()) loads.push_back({EstimateOf(ratios), where});
+      }
       for (const ExperimentRow& lower : result.rows) {
         const CaseSpec& in = result.spec.cases[lower.in_case];
         if (lower.policy != over || !in.goodput || !lower.infeasible.empty()) continue;
         const ExperimentRow* upper = result.Find(lower.in_case, "aegaeon", lower.x);
         if (upper == nullptr) continue;
         std::vector<double> ratios;
-        for (std::size_t s = 0; s < lower.values[token].size(); ++s) ratios.push_back(upper->values[token][s] / lower.values[token][s]);
-        const Extreme here{EstimateOf(ratios), fmt::format("figure {}, {}, {}", result.spec.title, in.name, lower.x)};
-        if (!least || here.estimate.mean < least->estimate.mean) least = here;
-        if (!most || here.estimate.mean > most->estimate.mean) most = here;
-        if (EstimateOf(lower.values[service]).mean < 0.9 && (!least_below || here.estimate.mean < least_below->estimate.mean))
-          least_below = here;
+        for (std::size_t s = 0; s < lower.values[token].size(); ++s)
+          ratios.push_back(upper->values[token][s] / lower.values[token][s]);
+        tokens.push_back({EstimateOf(ratios), fmt::format("figure {}, {}, {}", result.figure, in.name, lower.x)});
       }
     }
-    const auto add = [&](const std::optional<Extreme>& e, const char* what) {
-      if (e) claims.push_back({"11-13", fmt::format("tokens in time, aegaeon over {}: {}", over, what), 1.5, 9, e->estimate, e->where});
+    const auto add = [&](const std::vector<Ratio>& ratios, const std::string& what) {
+      const auto smaller = [](const Ratio& a, const Ratio& b) { return a.estimate.mean < b.estimate.mean; };
+      const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end(), smaller);
+      if (least == ratios.end()) return;
+      claims.push_back({"11-13", fmt::format("aegaeon over {}, {}: smallest", over, what), 1.5, 9, least->estimate, least->where});
+      claims.push_back({"11-13", fmt::format("aegaeon over {}, {}: largest", over, what), 1.5, 9, most->estimate, most->where});
     };
-    add(most, "largest ratio");
-    add(least_below, "smallest where it is below 90 %");
-    add(least, "smallest at any load");
+    add(loads, "load at 90 %");
+    add(tokens, "tokens in time at the same load");
   }
   return claims;
 }

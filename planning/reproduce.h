@@ -93,6 +93,7 @@ struct ExperimentRow {
 };
 
 struct ExperimentResult {
+  std::string figure;
   ExperimentSpec spec;
   std::vector<ExperimentRow> rows;  // case by case, policy by policy, rising along the axis
   std::vector<Claim> claims;
@@ -106,8 +107,9 @@ struct ExperimentResult {
 // and path.
 ExperimentResult RunExperiment(const std::string& figure, const FileReader& read, Team& team);
 
-// Tokens in time of Aegaeon over those of each of the others, at every point of the cases that count: the smallest and the largest
-// ratio, against 1.5 to 9. A policy's points are those that it can place; the smallest is also given where it holds less than 90 %.
+// Aegaeon over ServerlessLLM and over MuxServe in goodput, over the cases that count, against 1.5 to 9: the load that each holds at
+// 90 % service attainment, smallest and largest ratio of all cases; and tokens in time at the same load, over all points that both
+// can place.
 std::vector<Claim> GoodputClaims(const std::vector<ExperimentResult>& results);
 
 // A row per case, policy and value; per column the mean over seeds and its 95 % confidence interval. Cells of an infeasible row

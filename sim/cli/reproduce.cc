@@ -131,11 +131,16 @@ struct Figure {
 
 // In the order in which "all" makes them.
 constexpr Figure kFigures[] = {
+    {"4", "models that are active at once", SweepFigure},
     {"11a", "service attainment over models, 0.1 requests/s each", SweepFigure},
     {"11b", "the same, 0.5 requests/s each", SweepFigure},
     {"11c", "the same over the rate of 40 models", SweepFigure},
     {"12", "prompts and outputs twice as long", SweepFigure},
     {"13", "stricter targets", SweepFigure},
+    {"14", "where the time of a request goes", SweepFigure},
+    {"15", "how long switches and moves of KV take", SweepFigure},
+    {"16", "KV memory that holds no token", SweepFigure},
+    {"17", "small GPUs, large models", SweepFigure},
 };
 
 std::vector<const Figure*> Chosen(const std::string& list) {
