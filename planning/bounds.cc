@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -86,7 +87,8 @@ struct PrefillRate {
   double per_pair = 0;
 };
 
-PrefillRate LeastPrefill(const PreparedPool& pool, ModelId m, const Load& load) {
+// Of prompts, and what is generated to them, of up to `longest` tokens, `most` tokens in a step.
+PrefillRate LeastPrefill(const PreparedPool& pool, ModelId m, std::int64_t longest, std::int64_t most) {
   const Shape& shape = InstanceShape(pool, m);
   const ShapeId id = pool.prices->Id(shape);
   const auto price = [&](std::int64_t sequences, std::int64_t tokens, std::int64_t pairs) {
@@ -98,8 +100,6 @@ PrefillRate LeastPrefill(const PreparedPool& pool, ModelId m, const Load& load) 
   for (std::int64_t s = 1; s <= more; ++s) {
     slopes.push_back((price(s, s, 2 * kManyPairs) - price(s, s, kManyPairs)) / static_cast<double>(kManyPairs));
   }
-  const std::int64_t longest = load.longest;
-  const std::int64_t most = std::max(KvTokens(pool, m), longest);
   PrefillRate least;
   least.per_pair = *std::min_element(slopes.begin(), slopes.end());
   // A fitted line may fall with longer prompts. It does so only as far as prompts go: beyond, it is at its floor.
@@ -249,6 +249,28 @@ double LeastWork::total() const {
 
 LeastWork LeastWorkOf(const PreparedPool& pool, std::span<const RequestSpec> requests) {
   const std::vector<Load> loads = Loads(pool, requests);
+  // Models of one LLM have the same prices: one search does for all of them, over the widest range.
+  struct Kind {
+    ModelId first;
+    std::int64_t longest = 1;
+    std::int64_t most = 1;
+    std::optional<PrefillRate> prefill;
+  };
+  std::vector<Kind> kinds;
+  std::vector<std::size_t> kind_of(loads.size());
+  for (std::size_t m = 0; m < loads.size(); ++m) {
+    const auto model = static_cast<ModelId>(m);
+    const auto same = [&](const Kind& kind) {
+      const ModelFacts& first = pool.models[static_cast<std::size_t>(kind.first)];
+      return first.llm == pool.models[m].llm && first.precision == pool.models[m].precision &&
+             InstanceShape(pool, kind.first) == InstanceShape(pool, model);
+    };
+    kind_of[m] = static_cast<std::size_t>(std::find_if(kinds.begin(), kinds.end(), same) - kinds.begin());
+    if (kind_of[m] == kinds.size()) kinds.push_back({model, 1, 1, std::nullopt});
+    Kind& kind = kinds[kind_of[m]];
+    kind.longest = std::max(kind.longest, loads[m].longest);
+    kind.most = std::max({kind.most, loads[m].longest, KvTokens(pool, model)});
+  }
   LeastWork work;
   work.prefill.resize(loads.size(), 0);
   work.decode.resize(loads.size(), 0);
@@ -256,7 +278,9 @@ LeastWork LeastWorkOf(const PreparedPool& pool, std::span<const RequestSpec> req
     const Load& load = loads[m];
     if (load.requests == 0) continue;
     const auto model = static_cast<ModelId>(m);
-    const PrefillRate prefill = LeastPrefill(pool, model, load);
+    Kind& kind = kinds[kind_of[m]];
+    if (!kind.prefill) kind.prefill = LeastPrefill(pool, model, kind.longest, kind.most);
+    const PrefillRate& prefill = *kind.prefill;
     const double gpu_s = 1e-12 * kDown * InstanceShape(pool, model).gpus();
     work.prefill[m] = std::max(0.0, prefill.per_token * load.prompts + prefill.per_pair * load.pairs) * gpu_s;
     work.decode[m] = LeastDecode(pool, model, load, prefill) * gpu_s;

@@ -55,8 +55,6 @@ class RequestWork {
   std::vector<Entry> of_;  // by the workload's models
 };
 
-namespace {
-
 double SpanSeconds(const WorkloadFacts& facts) {
   if (facts.surveyed) return ToSeconds(facts.seen.last_arrival);
   double span = 0;
@@ -65,6 +63,8 @@ double SpanSeconds(const WorkloadFacts& facts) {
   }
   return span;
 }
+
+namespace {
 
 // What is known of these models alone.
 WorkloadFacts FactsOf(const WorkloadFacts& facts, const std::vector<std::int32_t>& models) {
@@ -249,15 +249,18 @@ class PolicySearch {
     for (const PoolConfig& pool : scenario_.Pools()) {
       if (policy_.find(pool.policy.name) == std::string::npos) policy_ += (policy_.empty() ? "" : "+") + pool.policy.name;
     }
-    for (Unit& unit : units.Of(scenario_)) units_.push_back({std::move(unit), {}, 0, 0});
+    for (Unit& unit : units.Of(scenario_)) units_.push_back({std::move(unit), {}, {}, 0, 0});
   }
   std::size_t size() const { return units_.size(); }
   const Unit& unit(std::size_t i) const { return units_[i].unit; }
   void Size(std::size_t i, int threads) {
     const Unit& unit = units_[i].unit;
     if (options_.progress) options_.progress(fmt::format("{}: {}", policy_, unit.name()));
-    units_[i].sized = Unreachable(units_[i]);
-    if (units_[i].sized.reason.empty()) units_[i].sized = Search(unit, options_.criteria, threads).Find(unit.guess_gpus);
+    SizedUnit& item = units_[i];
+    item.sized = Unreachable(item);
+    if (!item.sized.reason.empty()) return;
+    item.sized = Search(unit, options_.criteria, threads).Find(unit.guess_gpus);
+    if (item.sized.found) item.binding = BindingOf(unit, options_.criteria, item.sized);
   }
   // Bounds; and why no number of GPUs reaches a target, where none does.
   Sized Unreachable(SizedUnit& sized) const;

@@ -37,6 +37,7 @@ struct PlanOptions {
 struct SizedUnit {
   Unit unit;
   Sized sized;
+  Binding binding;  // of an answer
   // What no policy avoids, of replication 0 (bounds.h) [GPUs].
   double fluid_gpus = 0;   // GPU time; of decode alone where prefills ride along in decode steps
   double memory_gpus = 0;  // all weights and the KV in flight, or that KV alone where weights may leave
@@ -75,6 +76,9 @@ struct Plan {
   WorkloadFacts facts;        // of replication 0
   std::vector<PolicyPlan> policies;
 };
+
+// How long requests arrive, as far as that is known beforehand.
+double SpanSeconds(const WorkloadFacts& facts);
 
 // The units of a scenario, each with its requests in every replication.
 class Units {

@@ -73,7 +73,7 @@ Json UnitJson(const SizedUnit& unit, const PlanOptions& options) {
   json["utilisation"] = UtilisationJson(s.at);
   json["misses_above"] = s.misses_above;
   json["bound"] = {{"fluid_gpus", Rounded(unit.fluid_gpus)}, {"memory_gpus", Rounded(unit.memory_gpus)}};
-  json["binding"] = BindingJson(s.binding);
+  json["binding"] = BindingJson(unit.binding);
   json["requests"] = unit.unit.requests.front()->rows.size();
   json["runs"] = s.runs;
   return json;
@@ -91,7 +91,7 @@ Json PolicyJson(const PolicyPlan& plan, const PlanOptions& options) {
     AddTotals(json, plan.at, options.criteria.confidence);
     json["attainment_below"] = AttainmentJson(plan.below, options.criteria.confidence);
     json["bound"] = {{"fluid_gpus", Rounded(plan.fluid_gpus)}, {"memory_gpus", Rounded(plan.memory_gpus)}};
-    json["binding"] = BindingJson(LargestUnit(plan).sized.binding);
+    json["binding"] = BindingJson(LargestUnit(plan).binding);
     const Confirmation& whole = plan.whole;
     json["whole_workload"] = {{"run", whole.done}};
     if (whole.done) {

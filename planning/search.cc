@@ -9,9 +9,71 @@
 
 namespace poolsim {
 
-Search::Search(const Unit& unit, const Criteria& criteria, int threads)
+std::vector<double> SlacksOf(const Unit& unit, const Criteria& criteria, const Tally& tally) {
+  std::vector<double> slacks;
+  for (const Target& t : criteria.targets) slacks.push_back(tally.placed ? tally.Share(t.kind) - t.share : -1);
+  for (const Target& t : criteria.model_targets) {
+    for (std::size_t m = 0; m < unit.facts.names.models().size(); ++m)
+      slacks.push_back(tally.placed ? ShareOf(tally.models[m], t.kind) - t.share : -1);
+  }
+  return slacks;
+}
+
+Binding BindingOf(const Unit& unit, const Criteria& criteria, const Sized& sized) {
+  if (sized.below_size.instances == 0) {
+    return {"minimum", fmt::format("{} is the least that there can be", sized.size.instances == 1 ? "one instance" : "this")};
+  }
+  if (!sized.below.front().placed) return {"memory", sized.below.front().reason};
+  const auto slack = [&](const Tally& tally) {
+    const std::vector<double> slacks = SlacksOf(unit, criteria, tally);
+    return *std::min_element(slacks.begin(), slacks.end());
+  };
+  const double before = slack(sized.below.front());
+  struct Relaxed {
+    const char* constraint;
+    const char* what;
+    double gain;
+  };
+  std::vector<Relaxed> relaxed;
+  const auto add = [&](const char* constraint, const char* what, const Scenario& s) {
+    relaxed.push_back({constraint, what, slack(unit.Run(s, sized.below_size, 0)) - before});
+  };
+  Scenario s = unit.scenario;
+  s.slo.ttft_slo_s *= 2;
+  for (ModelRule& rule : s.models) {
+    if (rule.ttft_slo_s) *rule.ttft_slo_s *= 2;
+  }
+  add("TTFT", "twice the time to the first token", s);
+  s = unit.scenario;
+  s.slo.tbt_slo_s *= 2;
+  for (ModelRule& rule : s.models) {
+    if (rule.tbt_slo_s) *rule.tbt_slo_s *= 2;
+  }
+  add("TBT", "twice the time between tokens", s);
+  s = unit.scenario;
+  FleetConfig& fleet = s.pools.front().fleet;
+  const double memory = fleet.gpu_memory_gb.value_or(static_cast<double>(FindGpu(fleet.gpu).memory_bytes) / 1e9);
+  fleet.gpu_memory_gb = 2 * memory;
+  for (ModelRule& rule : s.models) {
+    if (rule.kv_capacity_tokens) *rule.kv_capacity_tokens *= 2;
+  }
+  add("KV", "twice the GPU memory", s);
+  const auto most = std::max_element(relaxed.begin(), relaxed.end(), [](const Relaxed& a, const Relaxed& b) { return a.gain < b.gain; });
+  const auto shown = [](double gain) { return fmt::format("{:+.1f} points", 100 * gain); };
+  if (most->gain <= 0) {
+    return {"GPU time", "neither a target nor memory, doubled, helps the next size below"};
+  }
+  std::string others;
+  for (const Relaxed& r : relaxed) {
+    if (&r != &*most) others += fmt::format("{}{} {}", others.empty() ? "" : ", ", r.constraint, shown(r.gain));
+  }
+  return {most->constraint, fmt::format("{} gives the next size below {} ({})", most->what, shown(most->gain), others)};
+}
+
+Search::Search(const Unit& unit, const Criteria& criteria, int threads, Runner run)
     : unit_(unit),
       criteria_(criteria),
+      run_(run ? std::move(run) : [&unit](const Size& size, int replication) { return unit.Run(size, replication); }),
       team_(threads),
       least_(std::max<std::int64_t>(unit.least, unit.splits() ? 2 : 1)),
       most_(unit.MostInstances(criteria.max_gpus)) {}
@@ -27,7 +89,7 @@ void Search::Need(const Size& size, int replications) {
     if (known_.find({size, r}) == known_.end()) missing.push_back(r);
   }
   std::vector<Tally> tallies(missing.size());
-  team_.Run(missing.size(), [&](std::size_t i, int) { tallies[i] = unit_.Run(size, missing[i]); });
+  team_.Run(missing.size(), [&](std::size_t i, int) { tallies[i] = run_(size, missing[i]); });
   for (std::size_t i = 0; i < missing.size(); ++i) {
     seconds_ += tallies[i].wall_s;
     known_.emplace(std::pair(size, missing[i]), std::move(tallies[i]));
@@ -35,21 +97,11 @@ void Search::Need(const Size& size, int replications) {
   runs_ += static_cast<std::int64_t>(missing.size());
 }
 
-std::vector<double> Search::SlacksOf(const Tally& tally) const {
-  std::vector<double> slacks;
-  for (const Target& t : criteria_.targets) slacks.push_back(tally.placed ? tally.Share(t.kind) - t.share : -1);
-  for (const Target& t : criteria_.model_targets) {
-    for (std::size_t m = 0; m < unit_.facts.names.models().size(); ++m)
-      slacks.push_back(tally.placed ? ShareOf(tally.models[m], t.kind) - t.share : -1);
-  }
-  return slacks;
-}
-
 Estimate Search::Slack(const Size& size, int replications) {
   Need(size, replications);
   std::vector<std::vector<double>> by_target;
   for (int r = 0; r < replications; ++r) {
-    const std::vector<double> slacks = SlacksOf(known_.at({size, r}));
+    const std::vector<double> slacks = SlacksOf(unit_, criteria_, known_.at({size, r}));
     by_target.resize(slacks.size());
     for (std::size_t k = 0; k < slacks.size(); ++k) by_target[k].push_back(slacks[k]);
   }
@@ -188,60 +240,6 @@ void Search::Intervals(Sized& sized) {
   sized.low_gpus = unit_.Gpus(n);
 }
 
-void Search::Bind(Sized& sized) {
-  if (sized.below_size.instances == 0) {
-    sized.binding = {"minimum", fmt::format("{} is the least that there can be", sized.size.instances == 1 ? "one instance" : "this")};
-    return;
-  }
-  if (!sized.below.front().placed) {
-    sized.binding = {"memory", sized.below.front().reason};
-    return;
-  }
-  const double before = Slack(sized.below_size, 1).mean;
-  struct Relaxed {
-    const char* constraint;
-    std::string what;
-    double gain;
-  };
-  std::vector<Relaxed> relaxed;
-  const auto add = [&](const char* constraint, std::string what, const Scenario& s) {
-    const std::vector<double> slacks = SlacksOf(unit_.Run(s, sized.below_size, 0));
-    relaxed.push_back({constraint, std::move(what), *std::min_element(slacks.begin(), slacks.end()) - before});
-    ++runs_;
-  };
-  Scenario s = unit_.scenario;
-  s.slo.ttft_slo_s *= 2;
-  for (ModelRule& rule : s.models) {
-    if (rule.ttft_slo_s) *rule.ttft_slo_s *= 2;
-  }
-  add("TTFT", "twice the time to the first token", s);
-  s = unit_.scenario;
-  s.slo.tbt_slo_s *= 2;
-  for (ModelRule& rule : s.models) {
-    if (rule.tbt_slo_s) *rule.tbt_slo_s *= 2;
-  }
-  add("TBT", "twice the time between tokens", s);
-  s = unit_.scenario;
-  FleetConfig& fleet = s.pools.front().fleet;
-  const double memory = fleet.gpu_memory_gb.value_or(static_cast<double>(FindGpu(fleet.gpu).memory_bytes) / 1e9);
-  fleet.gpu_memory_gb = 2 * memory;
-  for (ModelRule& rule : s.models) {
-    if (rule.kv_capacity_tokens) *rule.kv_capacity_tokens *= 2;
-  }
-  add("KV", "twice the GPU memory", s);
-  const auto most = std::max_element(relaxed.begin(), relaxed.end(), [](const Relaxed& a, const Relaxed& b) { return a.gain < b.gain; });
-  const auto shown = [](double gain) { return fmt::format("{:+.1f} points", 100 * gain); };
-  if (most->gain <= 0) {
-    sized.binding = {"GPU time", "neither a target nor memory, doubled, helps the next size below"};
-    return;
-  }
-  std::string others;
-  for (const Relaxed& r : relaxed) {
-    if (&r != &*most) others += fmt::format("{}{} {}", others.empty() ? "" : ", ", r.constraint, shown(r.gain));
-  }
-  sized.binding = {most->constraint, fmt::format("{} gives the next size below {} ({})", most->what, shown(most->gain), others)};
-}
-
 Sized Search::GiveUp() {
   Sized sized;
   sized.gpus = unit_.Gpus(most_);
@@ -280,7 +278,6 @@ Sized Search::Find(double guess) {
     sized.below_gpus = unit_.Gpus(sized.below_size.instances);
     for (int r = 0; r < replications(); ++r) sized.below.push_back(Run(sized.below_size, r));
   }
-  Bind(sized);
   sized.runs = runs_;
   sized.requests = runs_ * static_cast<std::int64_t>(unit_.requests.front()->rows.size());
   sized.seconds = seconds_;

@@ -30,7 +30,7 @@ struct Criteria {
   std::int64_t max_gpus = 30'000;       // of a unit
 };
 
-// What holds the answer up: the target, or the memory, whose relaxing gains most just below it.
+// The target, or the memory, whose relaxing gains most just below an answer.
 struct Binding {
   std::string constraint;  // memory | KV | TTFT | TBT | GPU time | minimum
   std::string words;
@@ -50,16 +50,23 @@ struct Sized {
   std::int64_t below_gpus = 0;
   std::vector<Tally> below;
   std::vector<std::int64_t> misses_above;  // GPUs: sizes above the answer that were tried and do not hold
-  Binding binding;
   std::int64_t runs = 0;
   std::int64_t requests = 0;  // simulated in them
   double seconds = 0;         // that they took, each on one thread
 };
 
+// What each target leaves, attainment - target: those of all requests, then those of each of the unit's models.
+std::vector<double> SlacksOf(const Unit& unit, const Criteria& criteria, const Tally& tally);
+
+// What holds up an answer: its next size below is run again with a target, or the GPUs' memory, doubled.
+Binding BindingOf(const Unit& unit, const Criteria& criteria, const Sized& sized);
+
 class Search {
  public:
-  // `unit` outlives this. `threads` for the runs of one size.
-  Search(const Unit& unit, const Criteria& criteria, int threads);
+  // One run of a size.
+  using Runner = std::function<Tally(const Size& size, int replication)>;
+  // `unit` outlives this. `threads` for the runs of one size; `run` from any of them, instead of Unit::Run.
+  Search(const Unit& unit, const Criteria& criteria, int threads, Runner run = nullptr);
 
   // Starts with a size of about `guess` GPUs.
   Sized Find(double guess);
@@ -74,7 +81,6 @@ class Search {
 
  private:
   void Need(const Size& size, int replications);
-  std::vector<double> SlacksOf(const Tally& tally) const;
   // The size with so many instances whose split is best; stops climbing when it holds.
   Size Split(std::int64_t instances, int replications);
   bool Holds(std::int64_t instances, int replications) { return Slack(Split(instances, replications), replications).mean >= 0; }
@@ -85,11 +91,11 @@ class Search {
   std::int64_t Fine(std::int64_t near);
   void LookAround(Sized& sized);
   void Intervals(Sized& sized);
-  void Bind(Sized& sized);
   Sized GiveUp();
 
   const Unit& unit_;
   const Criteria& criteria_;
+  Runner run_;
   Team team_;
   std::int64_t least_;
   std::int64_t most_;

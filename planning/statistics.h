@@ -12,6 +12,6 @@ struct Estimate {
   double high = 0;
 };
 // `confidence` in (0, 1), such as 0.95. Mean 0 of no values.
-Estimate EstimateOf(std::span<const double> values, double confidence);
+Estimate EstimateOf(std::span<const double> values, double confidence = 0.95);
 
 }  // namespace poolsim

@@ -81,6 +81,7 @@ void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_labe
   instance = new_instance;
   label = new_label;
   model = new_model;
+  in_steps = in_switches = in_kv = settled = 0;
   steps_ = 0;
   context_ = 0;
   blocks_ = 0;
@@ -133,6 +134,9 @@ void Batch::Join(RequestId id, RequestTable& requests, const Targets& targets) {
   r.generated_offset = r.generated - steps_;
   r.context_offset = r.context() - steps_;
   r.joined_at = steps_;
+  r.spent.decode -= in_steps;
+  r.spent.switching -= in_switches;
+  r.spent.kv -= in_kv;
   context_ += r.context();
   blocks_ += (r.context() + block_tokens_ - 1) / block_tokens_;
   offset_sum_ += r.context_offset;
@@ -173,6 +177,10 @@ void Batch::Leave(RequestId id, RequestTable& requests) {
     r.blocks = static_cast<std::int32_t>((r.context() + block_tokens_ - 1) / block_tokens_);
     blocks_ -= r.blocks;
     ++r.stamp;
+    r.spent.decode += in_steps;
+    r.spent.switching += in_switches;
+    r.spent.kv += in_kv;
+    r.spent.settled = settled;
   }
   r.batch = kNone;
   r.position = kNone;

@@ -63,6 +63,13 @@ class Batch {
   std::vector<RequestId> stepping;  // KV on the GPU (or, when the batch is evicted, leaving with it)
   std::vector<RequestId> incoming;  // members whose KV is not on the GPU yet
 
+  // Clocks of the stepping members, set forward by the engine: time in the batch's own steps, in switches to its model that it
+  // waited for, and in moves of its KV onto the GPU.
+  TimePs in_steps = 0;
+  TimePs in_switches = 0;
+  TimePs in_kv = 0;
+  TimePs settled = 0;  // switches until then are in `in_switches`
+
   std::int64_t size() const { return static_cast<std::int64_t>(stepping.size()); }
   std::int64_t members() const { return static_cast<std::int64_t>(stepping.size() + incoming.size()); }
   std::int64_t steps() const { return steps_; }

@@ -389,6 +389,7 @@ bool Engine::FitsAlone(InstanceId i, const Request& r) const {
 
 void Engine::QueueAt(RequestId id, InstanceId i) {
   requests_[id].instance = i;
+  requests_[id].spent.settled = now_;
   scheduler_.OnQueued(id, i, *this);
   Poke(i, id);
 }
@@ -417,6 +418,7 @@ void Engine::Dispatch(InstanceId i) {
 
 bool Engine::Start(InstanceId i, Grant& grant) {
   ApplyMembership(i, grant);
+  if (grant.kind != Grant::Kind::kSwitch) instances_[i].switch_asked = kNone;
   if (grant.prefetch != kNone) StartPrefetch(i, grant.prefetch);
   if (grant.kind != Grant::Kind::kIdle && grant.kind != Grant::Kind::kWait) {
     instances_[i].last_run_time = 0;
@@ -491,6 +493,7 @@ bool Engine::StartPrefill(InstanceId i, Grant& grant) {
     if (!r.live || r.instance != i || r.executing || r.batch != kNone || r.kv != KvPlace::kNowhere || r.model != model) {
       Broken(fmt::format("request {} cannot be prefilled now", r.sequence));
     }
+    Settle(r);
     r.executing = true;
     r.kv = KvPlace::kGpu;
     r.blocks = static_cast<std::int32_t>(BlocksOf(r.context() + 1));
@@ -514,6 +517,7 @@ void Engine::FinishPrefill(InstanceId i) {
   for (std::size_t n = 0; n < inst.grant.requests.size(); ++n) {
     const RequestId id = inst.grant.requests[n];
     requests_[id].executing = false;
+    requests_[id].spent.prefill += inst.last_run_time;
     Token(id);
   }
 }
@@ -529,13 +533,14 @@ void Engine::Token(RequestId id) {
     return;
   }
   if (observer_ != nullptr) observer_->OnTokens(r.sequence, now_, 0, 0, 1);
+  if (r.generated == 0) r.spent.prefill_wait = now_ - r.arrival - r.spent.prefill - r.spent.switching;
   metrics_.Token(r, now_);
   if (r.generated == r.output) {
     Remove(id, Outcome::kFinished, true);
   } else if (inst.role == Role::kPrefill) {
     Handover(id);
   } else {
-    BatchFor(r.instance, inst.grant.label, r.model).Join(id, requests_, metrics_.targets(r.model));
+    Join(BatchFor(r.instance, inst.grant.label, r.model), id);
   }
 }
 
@@ -607,11 +612,12 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
         r.kv = KvPlace::kGpu;
       } else {
         r.kv = KvPlace::kMoving;
+        Settle(r);
         the_ticket().requests.push_back({id, r.stamp, bytes});
         continue;
       }
     }
-    if (place == Place::kGpu) batch.Join(id, requests_, metrics_.targets(r.model));
+    if (place == Place::kGpu) Join(batch, id);
   }
 }
 
@@ -678,6 +684,7 @@ bool Engine::StartDecode(InstanceId i, Grant& grant) {
       Broken(fmt::format("decode of {} on instance {}, which does not hold its weights", setup_.models[batch->model].name, i));
     }
     if (label == grant.batches.front()) inst.busy_for = batch->model;
+    Settle(*batch);
     Fetch(i, *batch, ticket, waiting);
     if (places_[batch->number] == Place::kGpu && batch->size() > 0) run.parts.push_back({batch->number, 0, 0, 0, 0});
   }
@@ -743,8 +750,10 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
       Broken(fmt::format("a piece of request {} goes beyond its prompt", r.sequence));
     }
     r.executing = true;
+    Settle(r);
     chunks.push_back({r.prefilled, piece.tokens});
   }
+  Settle(batch);
   Fetch(i, batch, ticket, waiting);
   if (ticket >= 0) {
     SendIn(i, ticket);
@@ -895,8 +904,16 @@ void Engine::ApplySteps(InstanceId i, std::int64_t n) {
     const std::int64_t steps = n / m + (p < n % m ? 1 : 0);
     const std::int64_t blocks = batch.Blocks();
     batch.Account(run.start + part.a_sum, run.cycle.a + part.d_sum, run.cycle.d, steps, requests_, metrics_, observer_);
-    inst.kv_used += (batch.Blocks() - blocks) * BlockBytes(inst, batch.model);
-    metrics_.model(batch.model).busy += static_cast<GpuTime>(Series{part.a, part.d}.Elapsed(steps)) * inst.gpus;
+    const std::int64_t block_bytes = BlockBytes(inst, batch.model);
+    inst.kv_used += (batch.Blocks() - blocks) * block_bytes;
+    const TimePs stepped = Series{part.a, part.d}.Elapsed(steps);
+    batch.in_steps += stepped;
+    const GpuTime gpu_time = static_cast<GpuTime>(stepped) * inst.gpus;
+    metrics_.model(batch.model).busy += gpu_time;
+    KvHeld& held = metrics_.kv_held;
+    held.tokens += gpu_time * (batch.context() * prices_.KvBytesPerToken(batch.model, inst.shape));
+    held.blocks += gpu_time * (batch.Blocks() * block_bytes);
+    held.slabs += gpu_time * SlabBytes(batch.Blocks(), block_bytes);
   }
   const TimePs end = run.start + Elapsed(run, n);
   metrics_.Busy(Activity::kDecode, run.start, end, inst.gpus);
@@ -939,6 +956,7 @@ void Engine::FinishRun(InstanceId i) {
     for (const Grant::Piece& piece : inst.grant.pieces) {
       Request& r = requests_[piece.request];
       r.executing = false;
+      r.spent.prefill += run.before;
       if (r.cancelled && r.prefilled < r.context()) {
         --inst.cancelled;
         Remove(piece.request, Outcome::kTimeout, false);
@@ -1045,6 +1063,11 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
   if (in_turn || prices_.KvCapacityBytes(inst.shape, next, f.prefetch_bytes) < inst.kv_used) {
     if (inst.leaving + inst.coming == 0)
       Broken(fmt::format("switch to {} on instance {} leaves no room for the KV that is there", setup_.models[m].name, i));
+    if (inst.switch_asked != m) {
+      inst.switch_asked = m;
+      inst.switch_began = now_;
+      inst.switched_to = kNone;  // whoever waits for the switch before is served by it no more
+    }
     events_.Clear(i);
     SetPhase(i, Phase::kCopy);
     return true;
@@ -1066,6 +1089,9 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
   if (there) return false;
 
   SetPhase(i, Phase::kSwitch);
+  if (inst.switch_asked != m) inst.switch_began = now_;
+  inst.switch_asked = kNone;
+  inst.switched_to = kNone;  // until it has ended
   const std::int64_t bytes = prices_.WeightBytes(m, inst.shape);
   metrics_.weight_bytes_moved += bytes * inst.gpus;
   inst.switch_earliest_end = now_ + grant.least;
@@ -1133,7 +1159,9 @@ void Engine::SwitchTimerEnded(InstanceId i) {
 }
 
 void Engine::FinishSwitch(InstanceId i) {
-  const Instance& inst = instances_[i];
+  Instance& inst = instances_[i];
+  inst.switched_to = inst.loaded;
+  inst.switch_ended = now_;
   metrics_.SwitchEnded(now_ - inst.phase_start, inst.switch_engine_init, inst.switch_copy);
   Busy(i, Activity::kSwitch, inst.phase_start);
   Dispatch(i);
@@ -1166,6 +1194,7 @@ std::int64_t Engine::NewTicket(Ticket::Kind kind, InstanceId i) {
   Ticket& ticket = tickets_[number];
   ticket.kind = kind;
   ticket.instance = i;
+  ticket.begun = now_;
   ticket.batches.clear();
   ticket.requests.clear();
   return number;
@@ -1398,6 +1427,8 @@ void Engine::FinishTicket(std::int64_t number) {
         host_kv_used_ -= bytes * inst.gpus;
         inst.kv_used -= bytes - batches_[batch].Blocks() * BlockBytes(inst, batches_[batch].model);
         places_[batch] = Place::kGpu;
+        batches_[batch].in_kv += now_ - ticket.begun;
+        batches_[batch].settled = now_;
         Retire(batch);
       }
       for (const MovingRequest& m : ticket.requests) {
@@ -1405,6 +1436,8 @@ void Engine::FinishTicket(std::int64_t number) {
         Request& r = requests_[m.id];
         if (r.live && r.stamp == m.stamp) {
           r.kv = KvPlace::kGpu;
+          r.spent.kv += now_ - ticket.begun;
+          r.spent.settled = now_;
         } else {
           inst.kv_used -= m.bytes;
         }
@@ -1421,6 +1454,8 @@ void Engine::FinishTicket(std::int64_t number) {
           continue;
         }
         r.kv = KvPlace::kHost;
+        r.spent.kv += now_ - ticket.begun;
+        r.spent.settled = now_;
         if (ticket.kind == Ticket::Kind::kHandover) {
           RouteToDecode(m.id);
         } else {
@@ -1535,6 +1570,12 @@ Batch& Engine::BatchFor(InstanceId i, int label, ModelId m) {
   return batches_[number];
 }
 
+void Engine::Join(Batch& batch, RequestId id) {
+  Settle(batch);
+  Settle(requests_[id]);
+  batch.Join(id, requests_, metrics_.targets(batch.model));
+}
+
 void Engine::Retire(std::int32_t number) {
   Batch& batch = batches_[number];
   if (batch.members() > 0 || batch.instance == kNone) return;
@@ -1644,6 +1685,14 @@ void Engine::Busy(InstanceId i, Activity activity, TimePs from) {
   metrics_.model(inst.busy_for).busy += static_cast<GpuTime>(now_ - from) * inst.gpus;
   if (activity == Activity::kKvCopy) metrics_.switching.kv += now_ - from;
   inst.busy += now_ - from;
+}
+
+std::int64_t Engine::SlabBytes(std::int64_t blocks, std::int64_t block_bytes) const {
+  const std::int64_t slab = setup_.slab_bytes;
+  if (slab == 0) return blocks * block_bytes;
+  if (block_bytes > slab) return blocks * ((block_bytes + slab - 1) / slab) * slab;
+  const std::int64_t in_slab = slab / block_bytes;
+  return (blocks + in_slab - 1) / in_slab * slab;
 }
 
 void Engine::CheckInvariants() const {

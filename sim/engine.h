@@ -45,7 +45,8 @@ struct PoolSetup {
   std::int64_t host_kv_bytes = 0;     // over all nodes: the hosts' KV memory is one store; moving KV between hosts takes no time
 
   std::int64_t block_tokens = 16;
-  bool swap = false;  // KV exhaustion preempts by swap, else by recomputation
+  std::int64_t slab_bytes = 0;  // per GPU; 0: memory is given out in blocks
+  bool swap = false;            // KV exhaustion preempts by swap, else by recomputation
 
   TimePs engine_init = 0;
   std::int64_t host_load = 0;     // bytes/s, weights from the host, per GPU
@@ -181,7 +182,12 @@ class Engine final : public ClusterView, public Oracle {
     TimePs switch_earliest_end = 0;
     TimePs switch_engine_init = 0;  // of the running switch's latency, as are these
     TimePs switch_copy = 0;
-    std::int64_t kv_used = 0;  // bytes per GPU, without the growth of the present run
+    // The last switch that took time, for requests that waited for it.
+    ModelId switched_to = kNone;
+    TimePs switch_began = 0;  // the KV that had to leave before it included
+    TimePs switch_ended = 0;
+    ModelId switch_asked = kNone;  // granted, and KV has yet to leave; since switch_began
+    std::int64_t kv_used = 0;      // bytes per GPU, without the growth of the present run
     std::int64_t kv_capacity = 0;
     std::int64_t leaving = 0;  // transfers of KV out that are pending
     std::int64_t coming = 0;   // and in
@@ -218,6 +224,7 @@ class Engine final : public ClusterView, public Oracle {
   struct Ticket {
     enum class Kind : std::uint8_t { kFree, kWeights, kPrefetch, kBatchOut, kRequestsOut, kIn, kHandover } kind = Kind::kFree;
     InstanceId instance = kNone;
+    TimePs begun = 0;
     std::vector<std::pair<std::int32_t, std::int64_t>> batches;  // number, bytes per GPU
     std::vector<MovingRequest> requests;
   };
@@ -288,10 +295,25 @@ class Engine final : public ClusterView, public Oracle {
   const Batch* FindBatch(InstanceId i, int label) const;
   Batch& BatchFor(InstanceId i, int label, ModelId m);
   void Retire(std::int32_t number);  // when it has no members
+  void Join(Batch& batch, RequestId id);
+  // How much of the instance's last switch, if it was to this model, came after `since`.
+  TimePs SwitchSince(const Instance& inst, ModelId m, TimePs since) const {
+    return inst.switched_to != m || inst.switch_ended <= since ? 0 : inst.switch_ended - std::max(since, inst.switch_began);
+  }
+  // Counts the switches that those who wait have waited for until now. Called before anything runs for them.
+  void Settle(Request& r) {
+    r.spent.switching += SwitchSince(instances_[r.instance], r.model, r.spent.settled);
+    r.spent.settled = now_;
+  }
+  void Settle(Batch& batch) {
+    batch.in_switches += SwitchSince(instances_[batch.instance], batch.model, batch.settled);
+    batch.settled = now_;
+  }
   // Books.
   std::int64_t BlockBytes(const Instance& inst, ModelId m) const {
     return setup_.block_tokens * prices_.KvBytesPerToken(m, inst.shape);
   }
+  std::int64_t SlabBytes(std::int64_t blocks, std::int64_t block_bytes) const;
   std::int64_t BlocksOf(std::int64_t tokens) const { return (tokens + setup_.block_tokens - 1) / setup_.block_tokens; }
   void SetResident(InstanceId i, std::vector<ModelId> resident);
   bool HostHasRoom(std::int64_t bytes) const { return host_kv_used_ + bytes <= setup_.host_kv_bytes; }

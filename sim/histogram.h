@@ -55,6 +55,15 @@ class Histogram {
   TimePs max() const { return max_; }
   double MeanSeconds() const { return count_ == 0 ? 0 : static_cast<double>(sum_ / count_) * 1e-12; }
 
+  // Share of the counts that are at most `value`, to the resolution of the bins: that of `value` counts whole; 1 when empty.
+  double ShareAtMost(TimePs value) const {
+    if (count_ == 0 || value >= max_) return 1;
+    std::int64_t seen = 0;
+    for (std::int64_t bin = first_bin_; bin <= Bin(value) && bin - first_bin_ < static_cast<std::int64_t>(bins_.size()); ++bin)
+      seen += bins_[static_cast<std::size_t>(bin - first_bin_)];
+    return static_cast<double>(seen) / static_cast<double>(count_);
+  }
+
   // Smallest bin that holds the q-quantile (nearest rank), as the middle of the bin and never above the maximum; 0 when empty.
   TimePs Quantile(double q) const {
     if (count_ == 0) return 0;

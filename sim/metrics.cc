@@ -36,6 +36,13 @@ void ModelMetrics::Merge(const ModelMetrics& o) {
   tbt.Merge(o.tbt);
   tpot.Merge(o.tpot);
   e2e.Merge(o.e2e);
+  for (int i = 0; i < kSpells; ++i) spent[i] += o.spent[i];
+}
+
+void KvHeld::Merge(const KvHeld& o) {
+  tokens += o.tokens;
+  blocks += o.blocks;
+  slabs += o.slabs;
 }
 
 void MergeWindows(const std::vector<Window>& from, std::vector<Window>& into) {
@@ -147,7 +154,15 @@ void Metrics::Leave(const Request& r, TimePs now) {
   m.service += ServiceShare(r, targets_[r.model]);
   if (r.service.late_tokens == 0) ++m.on_time_requests;
   if (!r.service.slow_gap) ++m.smooth_requests;
-  m.e2e.Add(r.last_token - r.arrival);
+  const Spent& s = r.spent;
+  const TimePs total = r.last_token - r.arrival;
+  const std::array<TimePs, kSpells> spent = {
+      s.prefill_wait, s.prefill, total - s.prefill_wait - s.prefill - s.decode - s.switching - s.kv, s.decode, s.switching, s.kv};
+  for (int i = 0; i < kSpells; ++i) {
+    if (spent[i] != 0) m.spent[i] += spent[i];
+  }
+  if (s.kv != 0) switching.kv_sync.Add(s.kv);  // the others come in End, all at once
+  m.e2e.Add(total);
   if (r.generated > 1) m.tpot.Add((r.last_token - r.first_token) / (r.generated - 1));
 }
 
@@ -173,6 +188,7 @@ void SwitchMetrics::Merge(const SwitchMetrics& o) {
   copy += o.copy;
   kv += o.kv;
   latency.Merge(o.latency);
+  kv_sync.Merge(o.kv_sync);
 }
 
 void Metrics::SwitchEnded(TimePs latency, TimePs engine_init, TimePs copy) {
@@ -189,6 +205,11 @@ void Metrics::Switch(ModelId m, WeightSource from, TimePs now) {
   ++WindowAt(now).switches;
 }
 
-void Metrics::End(TimePs now) { ActiveChanged(now); }
+void Metrics::End(TimePs now) {
+  ActiveChanged(now);
+  std::int64_t finished = 0;
+  for (const ModelMetrics& m : models_) finished += m.e2e.count();
+  switching.kv_sync.Add(0, finished - switching.kv_sync.count());
+}
 
 }  // namespace poolsim

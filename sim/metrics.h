@@ -37,6 +37,17 @@ class ShareSum {
   __int128 units_;
 };
 
+// Where the time of a request goes, from its arrival to its last token.
+enum class Spell : std::uint8_t {
+  kPrefillWait,  // until its first token, but for the next one and for switches
+  kPrefill,      // being prefilled; again, where its KV was lost
+  kDecodeWait,   // the rest after the first token: for a decode instance, for its turn, for memory
+  kDecode,       // in steps of its own batch
+  kSwitch,       // its instance switches to its model, for which it waits; what must leave the GPU first included
+  kKv,           // its own KV moves, for which it waits: out to a decode instance, onto the GPU, and out of a full one
+};
+inline constexpr int kSpells = 6;
+
 struct ModelMetrics {
   std::int64_t requests = 0;                       // measured ones, from here on
   std::array<std::int64_t, kOutcomes> outcomes{};  // kPending: unfinished at the horizon
@@ -53,6 +64,7 @@ struct ModelMetrics {
   Histogram tbt;
   Histogram tpot;
   Histogram e2e;
+  std::array<__int128, kSpells> spent{};  // [ps] of the finished requests; the sum is that of e2e
   void Merge(const ModelMetrics& other);
 };
 
@@ -66,6 +78,16 @@ enum class WeightSource : std::uint8_t {
   kRemote,
 };
 inline constexpr int kWeightSources = 6;
+
+// KV memory of the batches that step, while they do, the warm-up's included: bytes x ps over GPUs, as at the end of each run of
+// steps. Slabs are what memory is given out in to a batch, in whole blocks of its model: no allocator that gives batches slabs of
+// their own takes fewer. What a GPU has beside (KV that leaves or waits) does not count, nor do hosts.
+struct KvHeld {
+  __int128 tokens = 0;  // what the tokens themselves take
+  __int128 blocks = 0;  // of kv.block_tokens
+  __int128 slabs = 0;   // of kv.slab_mb
+  void Merge(const KvHeld& other);
+};
 
 // Switches of a pool, the warm-up's included. Times are those of switches that have ended; a switch's latency is from its grant
 // until the model may run, so KV that is waited for does not count. Of a group of GPUs everything counts once, but bytes.
@@ -81,6 +103,7 @@ struct SwitchMetrics {
   TimePs copy = 0;         // out of the prefetch buffer
   TimePs kv = 0;           // instances waiting for KV to go or come, in switches and elsewhere
   Histogram latency;
+  Histogram kv_sync;  // Spell::kKv of each finished request that is measured
 
   std::int64_t prefetch_hits() const {
     return from[static_cast<std::size_t>(WeightSource::kPrefetched)] + from[static_cast<std::size_t>(WeightSource::kPrefetching)];
@@ -125,11 +148,12 @@ class Metrics {
   // A switch that was not from kResident has ended: it took `latency`, of which engine stages and the copy out of the prefetch
   // buffer took what is given.
   void SwitchEnded(TimePs latency, TimePs engine_init, TimePs copy);
-  // Closes the integral of active models.
+  // Closes the integral of active models, and what is left to the end.
   void End(TimePs now);
 
   std::array<GpuTime, kActivities> activity{};  // summed over GPUs, the whole run
   SwitchMetrics switching;
+  KvHeld kv_held;
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
   __int128 active_model_time = 0;

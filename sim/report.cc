@@ -38,6 +38,17 @@ Json Latencies(const Histogram& h) {
   return json;
 }
 
+// Per finished request.
+Json Breakdown(const ModelMetrics& m) {
+  constexpr std::array<const char*, kSpells> kNames = {"prefill_wait", "prefill", "decode_wait", "decode", "switch", "kv"};
+  Json json;
+  for (std::size_t i = 0; i < kNames.size(); ++i)
+    json[kNames[i]] = Rounded(Ratio(static_cast<double>(m.spent[i]) * 1e-12, static_cast<double>(m.e2e.count()), 0));
+  return json;
+}
+
+double Unused(__int128 used, __int128 held) { return Ratio(static_cast<double>(held - used), static_cast<double>(held), 0); }
+
 std::int64_t Count(const ModelMetrics& m, Outcome outcome) { return m.outcomes[static_cast<std::size_t>(outcome)]; }
 
 std::string Fingerprint(const RunResult& result) { return fmt::format("{:016x}", result.fingerprint); }
@@ -264,11 +275,15 @@ Json SummaryJson(const Scenario& scenario, const RunResult& result) {
   json["tbt_s"] = Latencies(m.tbt);
   json["tpot_s"] = Latencies(m.tpot);
   json["e2e_s"] = Latencies(m.e2e);
+  json["breakdown_s"] = Breakdown(m);
+  json["kv_sync_s"] = Latencies(result.switching.kv_sync);
   const Utilisation u = UtilisationOf(result);
   json["utilisation"] = Json{{"busy", Rounded(u.busy)},        {"prefill", Rounded(u.prefill)}, {"decode", Rounded(u.decode)},
                              {"switch", Rounded(u.switching)}, {"kv_copy", Rounded(u.kv_copy)}, {"idle", Rounded(u.idle)}};
   json["switches"] = m.switches;
   json["switching"] = Switching(result.switching);
+  json["kv_fragmentation"] = Json{{"blocks", Rounded(Unused(result.kv_held.tokens, result.kv_held.blocks))},
+                                  {"slabs", Rounded(Unused(result.kv_held.tokens, result.kv_held.slabs))}};
   json["bytes_moved"] = Json{{"weights", result.weight_bytes_moved}, {"kv", result.kv_bytes_moved}};
   json["active_models_mean"] = Rounded(result.active_models_mean);
   return json;

@@ -48,7 +48,14 @@ double Goodput(const Scenario& scenario, const RunResult& result);
 
 // summary.json. Of an infeasible result: policy, status and reason alone. `cost_usd` and `energy_kwh` are those of ownership.h,
 // energy at most; `power_kw` is the mean, energy over simulated time, and the peak, that all boards can draw at once; all are
-// null where a figure is missing. `switching` (SwitchMetrics says what is counted):
+// null where a figure is missing.
+//
+//   breakdown_s       where a finished request's time goes on average, in the order of Spell; the sum is e2e_s.mean
+//   kv_sync_s         how long each waited for moves of its own KV
+//   kv_fragmentation  share of the KV memory of stepping batches that holds no token: in `blocks`, and in `slabs` of whole blocks
+//                     (KvHeld says what that leaves out)
+//
+// `switching` (SwitchMetrics says what is counted):
 //
 //   from           switches by where the weights were; their sum is `switches`
 //   latency_s      of the switches that ended; those from `resident` take 0

@@ -27,6 +27,17 @@ struct Service {
   bool slow_gap = false;        // some gap exceeded the TBT target
 };
 
+// Where a request's time went, as far as it is over; metrics.h says what counts where. What its batch's clocks have run for it
+// is added when it leaves the batch (and taken off before, when it joins).
+struct Spent {
+  TimePs prefill_wait = 0;
+  TimePs prefill = 0;
+  TimePs decode = 0;
+  TimePs switching = 0;
+  TimePs kv = 0;
+  TimePs settled = 0;  // switches until then are in `switching`
+};
+
 struct Request {
   std::int64_t sequence = 0;
   TimePs arrival = 0;
@@ -54,6 +65,7 @@ struct Request {
   std::int64_t context_offset = 0;
   std::int64_t joined_at = 0;  // batch's step count when it joined
   Service service;
+  Spent spent;
 
   std::int64_t context() const { return std::int64_t{prompt} + generated; }
 };

@@ -101,6 +101,7 @@ struct SwitchConfig {
 
 struct KvConfig {
   std::int64_t block_tokens = 16;
+  double slab_mb = 64;  // decimal MB; assumed. Memory goes to a batch in slabs of whole blocks: only kv_fragmentation looks at it
   std::string preemption = "recompute";  // recompute | swap
   void Describe(Fields& f);
 };

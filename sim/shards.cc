@@ -347,6 +347,7 @@ void Run::End(std::size_t number, std::unique_ptr<Running> running) {
   MergeWindows(windows, totals.windows);
   for (int a = 0; a < kActivities; ++a) totals.activity[a] += metrics.activity[a];
   totals.switching.Merge(metrics.switching);
+  totals.kv_held.Merge(metrics.kv_held);
   totals.weight_bytes += metrics.weight_bytes_moved;
   totals.kv_bytes += metrics.kv_bytes_moved;
   totals.active_model_time += metrics.active_model_time / shard.cells;

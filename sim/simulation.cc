@@ -104,6 +104,7 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   setup.host_cache_bytes = Bytes(fleet.host_cache_gb);
   setup.host_kv_bytes = Bytes(fleet.host_kv_gb) * nodes;
   setup.block_tokens = s.kv.block_tokens;
+  setup.slab_bytes = Bytes(s.kv.slab_mb * 1e-3);
   setup.swap = s.kv.preemption == "swap";
   const SwitchConfig::Stages stages = s.switching.Resolve();
   setup.engine_init = PsFromSeconds(stages.engine_init_s);
@@ -345,6 +346,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
     MergeWindows(pool.windows, result.windows);
     for (int a = 0; a < kActivities; ++a) result.activity[a] += pool.activity[a];
     result.switching.Merge(pool.switching);
+    result.kv_held.Merge(pool.kv_held);
     result.weight_bytes_moved += pool.weight_bytes;
     result.kv_bytes_moved += pool.kv_bytes;
     active += pool.active_model_time;

@@ -135,6 +135,8 @@ int RunCommandLine(int argc, char** argv) {
   AddRunCommand(app, invocation);
   AddCompareCommand(app, invocation);
   AddPlanCommand(app, invocation);
+  AddReproduceCommand(app, invocation);
+  AddTuneCommand(app, invocation);
   AddCalibrateCommand(app, invocation);
   AddTraceCommand(app, invocation);
   AddListCommand(app, invocation);

@@ -23,6 +23,8 @@ struct Invocation {
 void AddRunCommand(CLI::App& app, Invocation& invocation);
 void AddCompareCommand(CLI::App& app, Invocation& invocation);
 void AddPlanCommand(CLI::App& app, Invocation& invocation);
+void AddReproduceCommand(CLI::App& app, Invocation& invocation);
+void AddTuneCommand(CLI::App& app, Invocation& invocation);
 void AddCalibrateCommand(CLI::App& app, Invocation& invocation);
 void AddTraceCommand(CLI::App& app, Invocation& invocation);
 void AddListCommand(CLI::App& app, Invocation& invocation);
@@ -49,6 +51,8 @@ Scenario LoadScenarioArgument(const SimulationOptions& options);
 // "A,B" as policies. Throws InputError for one that is unknown or named twice.
 std::vector<std::string> PolicyList(const std::string& list);
 Provenance ProvenanceOf(const SimulationOptions& options, const Invocation& invocation);
+// A scenario as a file of the results folder, ready to run: a trace's path starts from there.
+std::string ScenarioText(Scenario scenario, const std::string& folder);
 std::string Version();
 // Replaces the file in one step: it is there whole or as it was. InputError when it cannot be written.
 void WriteWholeFile(const std::string& path, const std::string& text);

@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
-#include <mutex>
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -45,25 +43,6 @@ struct Options : SimulationOptions {
   bool no_confirm = false;
   std::string attribution = "busy";
   bool choose_pooled = false;
-};
-
-// One line on a terminal that is written over.
-class StatusLine {
- public:
-  explicit StatusLine(bool quiet) : on_(Progress::ModeFor(quiet) == Progress::Mode::kBar) {}
-  ~StatusLine() {
-    if (on_) fmt::print(stderr, "\r\033[K");
-  }
-  void Say(const std::string& text) {
-    if (!on_) return;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    fmt::print(stderr, "\r\033[K{}", text);
-    std::fflush(stderr);
-  }
-
- private:
-  bool on_;
-  std::mutex mutex_;
 };
 
 PlanOptions PlanOptionsOf(const Options& options) {
@@ -159,15 +138,6 @@ std::string ChoicesText(const Pair& pair, const std::vector<Choice>& choices) {
                            Count(pair.pooled->gpus));
 }
 
-// A scenario as a file of the results folder: a trace's path starts from there.
-std::string ScenarioText(Scenario s, const std::string& folder) {
-  if (!s.workload.path.empty()) {
-    const std::filesystem::path path = std::filesystem::absolute(std::filesystem::path(s.base_dir) / s.workload.path);
-    s.workload.path = path.lexically_normal().lexically_proximate(std::filesystem::absolute(folder).lexically_normal()).string();
-  }
-  return FileText(ResolvedScenario(s));
-}
-
 std::string TargetText(const PlanOptions& options) {
   std::string text;
   const auto add = [&text](const Target& t, const char* of) {
@@ -192,10 +162,10 @@ void PolicyRow(const PolicyPlan& p, Table& table) {
              share(p.at, AttainmentKind::kService), share(p.at, AttainmentKind::kToken), share(p.at, AttainmentKind::kRequest),
              share(p.below, AttainmentKind::kService), Percent(busy), ShortCount(static_cast<double>(mean.switches) / hours),
              mean.usd_per_hour ? Number(*mean.usd_per_hour) : "-", mean.power_kw ? Number(*mean.power_kw) : "-",
-             Number(p.fluid_gpus), Number(p.memory_gpus), LargestUnit(p).sized.binding.constraint});
+             Number(p.fluid_gpus), Number(p.memory_gpus), LargestUnit(p).binding.constraint});
 }
 
-std::string Notes(const Plan& plan) {
+std::string Notes(const Plan& plan, const PlanOptions& options) {
   std::string out;
   const auto say = [&out](const std::string& text) { out += Wrap(text, kPageWidth, 2, 0) + "\n"; };
   for (const PolicyPlan& p : plan.policies) {
@@ -206,14 +176,14 @@ std::string Notes(const Plan& plan) {
       split = fmt::format("; {} of {} prefill", largest.sized.size.prefill, Plural(largest.sized.size.instances, "instance"));
     }
     const std::string where = p.units.size() > 1 ? " (" + largest.unit.name() + ")" : "";
-    say(fmt::format("{}{}: {}{}.", p.policy, where, largest.sized.binding.words, split));
+    say(fmt::format("{}{}: {}{}.", p.policy, where, largest.binding.words, split));
     for (const SizedUnit& unit : p.units) {
       if (unit.sized.misses_above.empty()) continue;
       say(fmt::format("{}{}: not monotone: the target is held at {} GPUs and missed at {}.", p.policy,
                       p.units.size() > 1 ? " (" + unit.unit.name() + ")" : "", unit.sized.gpus,
                       fmt::join(unit.sized.misses_above, ", ")));
     }
-    if (!plan.windowed) continue;
+    if (!plan.windowed || (!p.whole.done && options.confirm == Confirm::kNo)) continue;
     if (!p.whole.done) {
       say(fmt::format("{}: not run on the whole workload: {}.", p.policy, p.whole.reason));
     } else {
@@ -254,7 +224,7 @@ std::string PlanText(const Scenario& scenario, const Plan& plan, const PlanOptio
                {"mem", Align::kRight, "bound"},
                {"binding", Align::kLeft, ""}});
   for (const PolicyPlan& p : plan.policies) PolicyRow(p, table);
-  return out + table.Text(style) + "\n" + Notes(plan);
+  return out + table.Text(style) + "\n" + Notes(plan, options);
 }
 
 void MakeThePlan(const Options& options, const Invocation& invocation) {

@@ -156,4 +156,15 @@ void Progress::Run() {
   while (!wake_.wait_for(lock, every, [this] { return stop_; })) Show();
 }
 
+StatusLine::~StatusLine() {
+  if (on_) fmt::print(stderr, "\r\033[K");
+}
+
+void StatusLine::Say(const std::string& text) {
+  if (!on_) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  fmt::print(stderr, "\r\033[K{}", text);
+  std::fflush(stderr);
+}
+
 }  // namespace poolsim

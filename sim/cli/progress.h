@@ -74,4 +74,18 @@ class Progress {
   std::thread thread_;
 };
 
+// One line on a terminal that is written over; nothing elsewhere, or when quiet. From any thread.
+class StatusLine {
+ public:
+  explicit StatusLine(bool quiet) : on_(Progress::ModeFor(quiet) == Progress::Mode::kBar) {}
+  ~StatusLine();
+  StatusLine(const StatusLine&) = delete;
+  StatusLine& operator=(const StatusLine&) = delete;
+  void Say(const std::string& text);
+
+ private:
+  bool on_;
+  std::mutex mutex_;
+};
+
 }  // namespace poolsim

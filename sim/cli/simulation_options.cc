@@ -79,6 +79,14 @@ Scenario LoadScenarioArgument(const SimulationOptions& options) {
   return LoadScenario(options.scenario, assignments);
 }
 
+std::string ScenarioText(Scenario s, const std::string& folder) {
+  if (!s.workload.path.empty()) {
+    const std::filesystem::path path = std::filesystem::absolute(std::filesystem::path(s.base_dir) / s.workload.path);
+    s.workload.path = path.lexically_normal().lexically_proximate(std::filesystem::absolute(folder).lexically_normal()).string();
+  }
+  return FileText(ResolvedScenario(s));
+}
+
 RequestRows::RequestRows(ResultsFolder* folder, const Scenario& scenario, const std::string& name)
     : folder_(folder), name_(name) {
   if (folder == nullptr || !scenario.output.requests) return;

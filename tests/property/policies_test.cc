@@ -29,6 +29,7 @@ struct Outcomes final : TokenObserver {
   std::vector<std::vector<TimePs>> tokens;
   std::array<GpuTime, kActivities> activity{};
   GpuTime busy_by_model = 0;  // summed
+  TimePs least_spell = 0;     // of a part of a finished request's time
   std::int64_t total[kOutcomes] = {};
 
   void OnTokens(std::int64_t sequence, TimePs first, TimePs gap, TimePs slope, std::int64_t count) override {
@@ -64,6 +65,10 @@ std::unique_ptr<Outcomes> RunOne(const RandomScenario& random, bool check) {
       end.generated = r.generated;
       ++end.times;
       ++out->total[static_cast<std::size_t>(r.outcome)];
+      if (r.outcome != Outcome::kFinished) return;
+      const Spent& s = r.spent;
+      const TimePs rest = r.last_token - r.arrival - s.prefill_wait - s.prefill - s.decode - s.switching - s.kv;
+      out->least_spell = std::min({out->least_spell, s.prefill_wait, s.prefill, s.decode, s.switching, s.kv, rest});
     });
     engine.Feed(random.requests);
     out->result = engine.Finish();
@@ -126,6 +131,7 @@ TEST_CASE("Every policy keeps the books and loses no request", "[property]") {
       }
       REQUIRE(busy <= static_cast<__int128>(result.gpus) * result.end);
       REQUIRE(busy == run->busy_by_model);
+      REQUIRE(run->least_spell == 0);
       return true;
     });
   }
