@@ -224,7 +224,15 @@ std::string PlanText(const Scenario& scenario, const Plan& plan, const PlanOptio
                {"mem", Align::kRight, "bound"},
                {"binding", Align::kLeft, ""}});
   for (const PolicyPlan& p : plan.policies) PolicyRow(p, table);
-  return out + table.Text(style) + "\n" + Notes(plan, options);
+  out += table.Text(style) + "\n" + Notes(plan, options);
+  if (!scenario.workload.path.empty() && options.replications > 1) {
+    out += Wrap(
+               "The workload is a file: replications differ by the policies' own draws alone, and intervals say nothing of other "
+               "days.",
+               kPageWidth, 0, 0) +
+           "\n";
+  }
+  return out;
 }
 
 void MakeThePlan(const Options& options, const Invocation& invocation) {

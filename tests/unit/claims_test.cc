@@ -34,16 +34,16 @@ TEST_CASE("The load at a level lies on the line between the points around it", "
 
 TEST_CASE("A mean has Student's interval", "[unit]") {
   // Mean 4, standard deviation 2, t of two degrees of freedom 4.3027: 4.3027 x 2 / sqrt(3).
-  const Estimate three = MeanOf({2, 4, 6});
+  const Estimate three = EstimateOf(std::vector<double>{2, 4, 6});
   CHECK(three.mean == 4);
   CHECK(three.high - three.mean == Approx(4.96835).epsilon(1e-5));
   CHECK(three.mean - three.low == Approx(4.96835).epsilon(1e-5));
-  const Estimate one = MeanOf({7});
+  const Estimate one = EstimateOf(std::vector<double>{7});
   CHECK((one.low == 7 && one.mean == 7 && one.high == 7));
-  // Beyond the table: t of 60 degrees of freedom is 2.0003.
+  // t of 60 degrees of freedom is 2.0003.
   std::vector<double> many;
   for (int i = 0; i < 61; ++i) many.push_back(i % 2);
-  const double half = MeanOf(many).high - MeanOf(many).mean;
+  const double half = EstimateOf(many).high - EstimateOf(many).mean;
   const double deviation = std::sqrt(30.0 / 61 * 31.0 / 61 * 61 / 60);
   CHECK(half == Approx(2.0003 * deviation / std::sqrt(61.0)).epsilon(1e-3));
 }
@@ -113,7 +113,7 @@ TEST_CASE("An experiment runs every case, policy, value and seed, whatever the t
     CHECK(light.values[0][s] > 0.95);
     CHECK(heavy.values[0][s] < 0.6);
   }
-  const double requests = MeanOf(heavy.values[1]).mean;
+  const double requests = EstimateOf(heavy.values[1]).mean;
   CHECK(requests == Approx(120).margin(25));
   CHECK(result.claims[0].ours.mean == Approx(2 * requests));
   CHECK((result.claims[1].ours.mean > 1 && result.claims[1].ours.mean < 2));

@@ -1,11 +1,9 @@
 // Plans of small scenarios: against direct runs, and what is refused.
 #include "planning/plan.h"
 
-#include <cmath>
 #include <filesystem>
 
 #include "planning/savings.h"
-#include "planning/statistics.h"
 #include "sim/errors.h"
 #include "tests/catch.h"
 #include "tests/command.h"
@@ -53,17 +51,6 @@ std::filesystem::path Folder() {
 double ServiceOf(const Scenario& scenario) { return AttainmentOf(testing::Run(scenario).total).service; }
 
 }  // namespace
-
-TEST_CASE("an interval of three values by hand", "[unit]") {
-  const std::vector<double> values = {1, 2, 3};
-  // Standard error 1/sqrt(3), t with two degrees of freedom 4.302653.
-  const Estimate e = EstimateOf(values, 0.95);
-  CHECK(e.mean == Approx(2));
-  CHECK(e.high - e.mean == Approx(4.302653 / std::sqrt(3.0)).epsilon(1e-6));
-  CHECK(e.mean - e.low == Approx(e.high - e.mean));
-  const std::vector<double> one = {5};
-  CHECK(EstimateOf(one, 0.95).low == 5);
-}
 
 TEST_CASE("every policy's answer is what trying every size by direct runs gives", "[unit]") {
   const Scenario scenario = testing::Parse(kScenario);
