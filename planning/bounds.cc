@@ -347,7 +347,7 @@ Reach BestAttainment(const Scenario& scenario, const PreparedPool& pool, std::sp
 
   Reach reach;
   double requests_sum = 0, wanted_sum = 0;
-  reach.best = reach.most = {0, 0, 0, 0};
+  if (!requests.empty()) reach.best = reach.most = {0, 0, 0, 0};
   for (std::size_t i = 0; i < of.size(); ++i) {
     const auto m = static_cast<ModelId>(i);
     Reach::Model model;
@@ -430,6 +430,7 @@ Reach BestAttainment(const Scenario& scenario, const PreparedPool& pool, std::sp
     wanted_sum += wanted;
     reach.models.push_back(model);
   }
+  if (requests.empty()) return reach;
   for (Attainment* sum : {&reach.best, &reach.most}) {
     sum->service /= requests_sum;
     sum->request /= requests_sum;

@@ -341,7 +341,11 @@ Tuning Tuner::All() {
   for (const PoolConfig& pool : scenario_.Pools()) {
     tuning.group_gpus = std::max<std::int64_t>(tuning.group_gpus, pool.fleet.InstanceShape().gpus());
   }
-  if (counts_gpus()) units_ = std::make_unique<Units>(scenario_, facts_, options_.plan, true);
+  if (counts_gpus()) {
+    units_ = std::make_unique<Units>(scenario_, facts_, options_.plan, true);
+    tuning.windowed = units_->windowed();
+    tuning.span_s = units_->span_s();
+  }
 
   // Searches of other points begin where those of the scenario's own end.
   std::map<std::string, double> near;
@@ -482,6 +486,7 @@ Json TuneJson(const Tuning& tuning, const TuneOptions& options) {
   json["target"] = CountsGpus(options) ? Json(target.share) : Json();
   json["replications"] = options.plan.replications;
   json["confidence"] = options.plan.criteria.confidence;
+  json["window_s"] = tuning.windowed ? Json(Rounded(tuning.span_s)) : Json();
   json["params"] = Json::array();
   for (const TunedParam& param : options.params) json["params"].push_back({{"name", param.name}, {"values", param.values}});
   json["start"] = PointJson(tuning.start, options);

@@ -80,6 +80,8 @@ struct Tuning {
   std::vector<TunePoint> points;  // the best first: by effort, objective, attainment, and order
   std::vector<Flatness> flatness;
   std::int64_t group_gpus = 1;  // GPUs of the largest instance
+  bool windowed = false;        // kGpus: searched in the busiest window, of span_s, not the whole
+  double span_s = 0;
   Scenario best;                // the scenario with the best point's parameters
   WorkloadFacts facts;
 };

@@ -148,8 +148,9 @@ std::string TuneText(const Scenario& scenario, const Tuning& tuning, const TuneO
   out += options.objective == TuneObjective::kGpus
              ? fmt::format(": the fewest GPUs of {} with {} % {} attainment", options.policy, Percent(target.share), kind)
              : fmt::format(": the most {} attainment of {}", kind, options.policy);
-  out += fmt::format("\n{}, {}, {}\n\n", Plural(static_cast<std::int64_t>(tuning.points.size()), "point"),
-                     Plural(options.plan.replications, "replication"), Plural(tuning.facts.seen.requests, "request"));
+  out += fmt::format("\n{}, {}, {}{}\n\n", Plural(static_cast<std::int64_t>(tuning.points.size()), "point"),
+                     Plural(options.plan.replications, "replication"), Plural(tuning.facts.seen.requests, "request"),
+                     tuning.windowed ? fmt::format(", searched in the busiest {}", Duration(tuning.span_s)) : std::string());
   out += PointsTable(tuning, options, style) + "\n";
   out += Wrap("Each value of a parameter with the others at their best beside it" +
                   std::string(options.method == TuneMethod::kHalving ? "; in brackets: given up in an earlier round" : "") + ".",
