@@ -10,11 +10,14 @@
 namespace poolsim {
 
 std::vector<double> SlacksOf(const Unit& unit, const Criteria& criteria, const Tally& tally) {
+  const std::size_t models = unit.facts.names.models().size();
+  const std::size_t count = criteria.targets.size() + criteria.model_targets.size() * models;
+  if (!tally.placed) return std::vector<double>(count, -3);
+  if (tally.reached < 1) return std::vector<double>(count, tally.reached - 2);
   std::vector<double> slacks;
-  for (const Target& t : criteria.targets) slacks.push_back(tally.placed ? tally.Share(t.kind) - t.share : -1);
+  for (const Target& t : criteria.targets) slacks.push_back(tally.Share(t.kind) - t.share);
   for (const Target& t : criteria.model_targets) {
-    for (std::size_t m = 0; m < unit.facts.names.models().size(); ++m)
-      slacks.push_back(tally.placed ? ShareOf(tally.models[m], t.kind) - t.share : -1);
+    for (std::size_t m = 0; m < models; ++m) slacks.push_back(ShareOf(tally.models[m], t.kind) - t.share);
   }
   return slacks;
 }
@@ -73,32 +76,42 @@ Binding BindingOf(const Unit& unit, const Criteria& criteria, const Sized& sized
 Search::Search(const Unit& unit, const Criteria& criteria, int threads, Runner run)
     : unit_(unit),
       criteria_(criteria),
-      run_(run ? std::move(run) : [&unit](const Size& size, int replication) { return unit.Run(size, replication); }),
+      run_(run ? std::move(run) : [&unit](const Size& size, int replication, double give_up) { return unit.Run(size, replication, give_up); }),
       team_(threads),
       least_(std::max<std::int64_t>(unit.least, unit.splits() ? 2 : 1)),
-      most_(unit.MostInstances(criteria.max_gpus)) {}
+      most_(unit.MostInstances(criteria.max_gpus)) {
+  for (const Target& t : criteria.targets) {
+    if (t.kind == AttainmentKind::kService) give_up_ = std::max(give_up_, t.share - 0.1);
+  }
+}
 
 const Tally& Search::Run(const Size& size, int replication) {
-  Need(size, replication + 1);
+  Need(size, replication + 1, 0);
   return known_.at({size, replication});
 }
 
-void Search::Need(const Size& size, int replications) {
+// Runs what is not known yet, or was given up although `give_up` is 0.
+void Search::Need(const Size& size, int replications, double give_up) {
   std::vector<int> missing;
   for (int r = 0; r < replications; ++r) {
-    if (known_.find({size, r}) == known_.end()) missing.push_back(r);
+    const auto known = known_.find({size, r});
+    if (known == known_.end() || (give_up == 0 && known->second.reached < 1)) missing.push_back(r);
   }
   std::vector<Tally> tallies(missing.size());
-  team_.Run(missing.size(), [&](std::size_t i, int) { tallies[i] = run_(size, missing[i]); });
+  team_.Run(missing.size(), [&](std::size_t i, int) { tallies[i] = run_(size, missing[i], give_up); });
   for (std::size_t i = 0; i < missing.size(); ++i) {
     seconds_ += tallies[i].wall_s;
-    known_.emplace(std::pair(size, missing[i]), std::move(tallies[i]));
+    known_.insert_or_assign(std::pair(size, missing[i]), std::move(tallies[i]));
   }
   runs_ += static_cast<std::int64_t>(missing.size());
 }
 
 Estimate Search::Slack(const Size& size, int replications) {
-  Need(size, replications);
+  Need(size, replications, give_up_);
+  // When all are hopeless so is their mean; else it takes every one of them.
+  int given_up = 0;
+  for (int r = 0; r < replications; ++r) given_up += known_.at({size, r}).reached < 1 ? 1 : 0;
+  if (given_up > 0 && given_up < replications) Need(size, replications, 0);
   std::vector<std::vector<double>> by_target;
   for (int r = 0; r < replications; ++r) {
     const std::vector<double> slacks = SlacksOf(unit_, criteria_, known_.at({size, r}));

@@ -5,7 +5,8 @@
 //
 // The search brackets by doubling and bisects with the first replication, walks from there to the answer with all of them, and
 // then looks around it: attainment need not grow with instances, and a size above the answer that does not hold is reported.
-// Where prefill and decode are apart, the split is climbed to at every size from the last good one, by halving steps.
+// Where prefill and decode are apart, the split is climbed to at every size from the last good one, by halving steps. A run that
+// can no longer come within ten points of a service target is given up; whatever is reported was run to its end.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +56,8 @@ struct Sized {
   double seconds = 0;         // that they took, each on one thread
 };
 
-// What each target leaves, attainment - target: those of all requests, then those of each of the unit's models.
+// What each target leaves, attainment - target: those of all requests, then those of each of the unit's models. Of a run that was
+// given up, below -1, and more the longer it lasted; of one that could not be placed, -3.
 std::vector<double> SlacksOf(const Unit& unit, const Criteria& criteria, const Tally& tally);
 
 // What holds up an answer: its next size below is run again with a target, or the GPUs' memory, doubled.
@@ -64,7 +66,7 @@ Binding BindingOf(const Unit& unit, const Criteria& criteria, const Sized& sized
 class Search {
  public:
   // One run of a size.
-  using Runner = std::function<Tally(const Size& size, int replication)>;
+  using Runner = std::function<Tally(const Size& size, int replication, double give_up)>;
   // `unit` outlives this. `threads` for the runs of one size; `run` from any of them, instead of Unit::Run.
   Search(const Unit& unit, const Criteria& criteria, int threads, Runner run = nullptr);
 
@@ -76,11 +78,12 @@ class Search {
   // The mean of what the targets leave: attainment - target, of the target that is missed most. With more than one replication
   // the bounds of its interval.
   Estimate Slack(const Size& size, int replications);
+  // To its end.
   const Tally& Run(const Size& size, int replication);
   int replications() const { return static_cast<int>(unit_.requests.size()); }
 
  private:
-  void Need(const Size& size, int replications);
+  void Need(const Size& size, int replications, double give_up);
   // The size with so many instances whose split is best; stops climbing when it holds.
   Size Split(std::int64_t instances, int replications);
   bool Holds(std::int64_t instances, int replications) { return Slack(Split(instances, replications), replications).mean >= 0; }
@@ -96,6 +99,7 @@ class Search {
   const Unit& unit_;
   const Criteria& criteria_;
   Runner run_;
+  double give_up_ = 0;
   Team team_;
   std::int64_t least_;
   std::int64_t most_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <numeric>
 
 #include <fmt/format.h>
 
@@ -176,7 +177,7 @@ void SetSize(PolicyConfig& policy, FleetConfig& fleet, const Unit& unit, const S
   }
 }
 
-Tally Unit::Run(const Scenario& changed, const Size& size, int replication) const {
+Tally Unit::Run(const Scenario& changed, const Size& size, int replication, double give_up) const {
   Scenario s = changed;
   PoolConfig& config = s.pools.front();
   SetSize(config.policy, config.fleet, *this, size);
@@ -193,8 +194,25 @@ Tally Unit::Run(const Scenario& changed, const Size& size, int replication) cons
   }
   RunOptions options;
   options.requests = [&] { return OpenRequests(requests[static_cast<std::size_t>(replication)]); };
+  // Were all that is left served at once, the sum of shares would still be too low.
+  const TimePs warmup = PsFromSeconds(s.metrics.warmup_s);
+  const auto counted = static_cast<double>(
+      std::count_if(rows.begin(), rows.end(), [warmup](const RequestSpec& r) { return r.arrival >= warmup; }));
+  if (give_up > 0) {
+    options.hopeless = [counted, give_up](const Metrics& metrics) {
+      double lost = 0;
+      for (const ModelMetrics& m : metrics.models())
+        lost += static_cast<double>(std::accumulate(m.outcomes.begin(), m.outcomes.end(), std::int64_t{0})) - m.service;
+      return lost > (1 - give_up) * counted;
+    };
+  }
   try {
     return TallyOf(s, Simulate(s, facts, options));
+  } catch (const AbandonedRun& run) {
+    Tally t;
+    t.gpus = Gpus(size.instances);
+    t.reached = static_cast<double>(run.fed) / static_cast<double>(rows.size());
+    return t;
   } catch (const InfeasibleError& e) {
     Tally t;
     t.placed = false;

@@ -38,6 +38,9 @@ struct Size {
 struct Tally {
   bool placed = true;
   std::string reason;  // when not placed
+  // Given up after this share of the requests, for it could not come near the target any more; nothing else is known then. 1: run
+  // to its end.
+  double reached = 1;
   std::int64_t gpus = 0;
   std::int64_t instances = 0;
   std::int64_t requests = 0;
@@ -99,10 +102,11 @@ struct Unit {
   // GPUs of so many instances: those that nodes strand between them included.
   std::int64_t Gpus(std::int64_t instances) const;
   std::int64_t MostInstances(std::int64_t gpus) const;
-  // One run: replication r has the scenario's seed + r. A policy that cannot place its models is a tally that says so.
-  Tally Run(const Size& size, int replication) const { return Run(scenario, size, replication); }
+  // One run: replication r has the scenario's seed + r. A policy that cannot place its models is a tally that says so. A run whose
+  // service attainment will be below `give_up` for certain may be given up.
+  Tally Run(const Size& size, int replication, double give_up = 0) const { return Run(scenario, size, replication, give_up); }
   // As another scenario would have it, of the same requests.
-  Tally Run(const Scenario& changed, const Size& size, int replication) const;
+  Tally Run(const Scenario& changed, const Size& size, int replication, double give_up = 0) const;
 };
 
 // Sets a size, as a user would write it.

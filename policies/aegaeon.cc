@@ -165,16 +165,17 @@ class Aegaeon final : public Policy {
     if (work == nullptr) work = &NewWork(d, v.model);
     work->members.push_back(r);
     work->pending.push_back(r);
+    work->pending_tokens += v.context();
   }
 
-  void OnPreempted(RequestId r, InstanceId i, const ClusterView&) override {
+  void OnPreempted(RequestId r, InstanceId i, const ClusterView& view) override {
     // Swapped out by the engine: queued again, in whatever batch has room, when its KV is on the host.
-    if (i >= first_decode_) Forget(r, static_cast<std::size_t>(i - first_decode_));
+    if (i >= first_decode_) Forget(r, static_cast<std::size_t>(i - first_decode_), view);
   }
 
   void OnRemoved(RequestId r, InstanceId i, const ClusterView& view) override {
     if (i >= first_decode_) {
-      Forget(r, static_cast<std::size_t>(i - first_decode_));
+      Forget(r, static_cast<std::size_t>(i - first_decode_), view);
       return;
     }
     Prefill& q = prefill_[i];
@@ -232,9 +233,10 @@ class Aegaeon final : public Policy {
   struct Work {
     int label = 0;
     ModelId model = kNone;
-    std::uint64_t rank = 0;          // place in a round's order
-    std::vector<RequestId> members;  // pending ones included
-    std::vector<RequestId> pending;  // not granted to the engine's batch yet
+    std::uint64_t rank = 0;           // place in a round's order
+    std::vector<RequestId> members;   // pending ones included
+    std::vector<RequestId> pending;   // not granted to the engine's batch yet
+    std::int64_t pending_tokens = 0;  // their context, which does not grow while they wait
   };
   struct Turn {
     int label;
@@ -323,9 +325,7 @@ class Aegaeon final : public Policy {
   }
 
   std::int64_t Tokens(const Work& w, std::size_t d, const ClusterView& view) const {
-    std::int64_t tokens = view.batch(first_decode_ + static_cast<InstanceId>(d), w.label).context_tokens;
-    for (const RequestId r : w.pending) tokens += view.request(r).context();
-    return tokens;
+    return view.batch(first_decode_ + static_cast<InstanceId>(d), w.label).context_tokens + w.pending_tokens;
   }
 
   Work& NewWork(std::size_t d, ModelId model) {
@@ -373,13 +373,13 @@ class Aegaeon final : public Policy {
     q.free_labels.push_back(label);
   }
 
-  void Forget(RequestId r, std::size_t d) {
+  void Forget(RequestId r, std::size_t d, const ClusterView& view) {
     Decode& q = decode_[d];
     for (Work& w : q.batches) {
       const auto at = std::find(w.members.begin(), w.members.end(), r);
       if (at == w.members.end()) continue;
       w.members.erase(at);
-      std::erase(w.pending, r);
+      if (std::erase(w.pending, r) > 0) w.pending_tokens -= view.request(r).context();
       if (w.members.empty()) Erase(d, w.label);
       return;
     }
@@ -438,6 +438,7 @@ class Aegaeon final : public Policy {
         Work* w = Find(q, label);
         pending.insert(pending.end(), w->pending.begin(), w->pending.end());
         w->pending.clear();
+        w->pending_tokens = 0;
       }
       for (const RequestId r : pending) {
         const bool moved =
@@ -445,7 +446,9 @@ class Aegaeon final : public Policy {
         if (moved) continue;
         for (const int label : labels) {
           Work* w = Find(q, label);
-          if (std::find(w->members.begin(), w->members.end(), r) != w->members.end()) w->pending.push_back(r);
+          if (std::find(w->members.begin(), w->members.end(), r) == w->members.end()) continue;
+          w->pending.push_back(r);
+          w->pending_tokens += view.request(r).context();
         }
       }
       for (const int label : labels) {
@@ -535,6 +538,7 @@ class Aegaeon final : public Policy {
     }
     for (const RequestId r : w.pending) grant.joins.push_back({r, w.label});
     w.pending.clear();
+    w.pending_tokens = 0;
     grant.kind = Grant::Kind::kDecode;
     grant.batches.push_back(w.label);
     grant.quota = std::max<TimePs>(0, q.round[q.turn].quota - q.used);

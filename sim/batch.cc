@@ -76,7 +76,7 @@ void Batch::Pop(std::vector<Entry>& heap) {
 
 void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_label, ModelId new_model,
                   const PaddingTable& padding) {
-  assert(stepping.empty() && incoming.empty());
+  assert(stepping.empty() && incoming.empty() && incoming_context_ == 0);
   number = new_number;
   instance = new_instance;
   label = new_label;
@@ -120,6 +120,7 @@ void Batch::AddIncoming(RequestId id, RequestTable& requests) {
   r.stepping = false;
   r.position = static_cast<std::int32_t>(incoming.size());
   incoming.push_back(id);
+  incoming_context_ += r.context();
 }
 
 void Batch::Join(RequestId id, RequestTable& requests, const Targets& targets) {
@@ -181,6 +182,8 @@ void Batch::Leave(RequestId id, RequestTable& requests) {
     r.spent.switching += in_switches;
     r.spent.kv += in_kv;
     r.spent.settled = settled;
+  } else {
+    incoming_context_ -= r.context();
   }
   r.batch = kNone;
   r.position = kNone;

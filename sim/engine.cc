@@ -1640,8 +1640,7 @@ BatchView Engine::batch(InstanceId i, int label) const {
   if (batch == nullptr) return v;
   v.model = batch->model;
   v.size = batch->members();
-  v.context_tokens = batch->context();
-  for (const RequestId id : batch->incoming) v.context_tokens += requests_[id].context();
+  v.context_tokens = batch->context() + batch->incoming_context();
   const Instance& inst = instances_[i];
   if (inst.phase == Phase::kRun) {
     const auto m = static_cast<std::int64_t>(inst.run.parts.size());

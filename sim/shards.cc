@@ -20,6 +20,7 @@ namespace poolsim {
 namespace {
 
 constexpr std::int64_t kRowsAtOnce = 4096;             // of a shard that reads for itself
+constexpr std::int64_t kRowsBetweenDoubts = 512;       // of a run that may be hopeless
 constexpr std::int64_t kLeastWindow = 1 << 14;         // rows that shards which advance together get at a time ...
 constexpr std::int64_t kMostWindow = 1 << 18;          // ... at most, of 24 bytes each
 constexpr std::int64_t kWindowRowsPerShard = 1 << 10;  // enough to make up for bringing a shard into the cache
@@ -385,8 +386,10 @@ void Run::RunAlone(const Group& group, std::unique_ptr<RequestSource> source) {
   std::vector<std::vector<RequestSpec>> rows(1);
   WorkloadSeen seen;
   for (bool more = true; more;) {
-    more = Read(*source, group, kRowsAtOnce, rows, seen);
+    more = Read(*source, group, options_.hopeless ? kRowsBetweenDoubts : kRowsAtOnce, rows, seen);
     Feed(*running, rows.front());
+    if (more && groups_.size() == 1 && options_.hopeless && options_.hopeless(running->engine->metrics()))
+      throw AbandonedRun{fed_};
   }
   End(group.first, std::move(running));
   Seen(seen);

@@ -84,6 +84,11 @@ struct WorkloadFacts {
 // Simulated time somewhere, requests so far. Called from any thread.
 using ProgressSink = std::function<void(TimePs, std::int64_t)>;
 
+// What Simulate throws when a run was given up.
+struct AbandonedRun {
+  std::int64_t fed = 0;  // requests that it had been given
+};
+
 struct RunOptions {
   int threads = 1;
   bool check = false;
@@ -92,6 +97,8 @@ struct RunOptions {
   TokenObserver* observer = nullptr;
   // Instead of the scenario's own workload, which facts are about: opens it from the start.
   std::function<std::unique_ptr<RequestSource>()> requests;
+  // Asked now and then when the run is of one shard: true gives it up.
+  std::function<bool(const Metrics&)> hopeless;
 };
 
 // What the workload says of itself, or one pass over it. Throws InputError on a bad row or an empty workload.

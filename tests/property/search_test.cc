@@ -69,7 +69,7 @@ TEST_CASE("the search finds what trying every size finds", "[property]") {
     const Unit unit = MadeUp(curve.best_split > 0, std::int64_t{1} << rng.Below(4), static_cast<int>(curve.shifts.size()));
     Criteria criteria;
     criteria.targets = {{AttainmentKind::kService, 0.5 + 0.45 * rng.Uniform01()}};
-    Search search(unit, criteria, 1, [&](const Size& size, int r) { return WithService(curve.At(size, r)); });
+    Search search(unit, criteria, 1, [&](const Size& size, int r, double) { return WithService(curve.At(size, r)); });
     const Sized sized = search.Find(200 * rng.Uniform01());
 
     std::int64_t fewest = curve.best_split > 0 ? 2 : 1;
@@ -88,7 +88,7 @@ TEST_CASE("sizes above the answer that do not hold are found and reported", "[pr
   const Unit unit = MadeUp(false, 1, 2);
   const Criteria criteria;
   // Holds at 20 and from 23 on.
-  Search search(unit, criteria, 1, [](const Size& size, int) {
+  Search search(unit, criteria, 1, [](const Size& size, int, double) {
     const bool holds = size.instances == 20 || size.instances >= 23;
     return WithService(holds ? 0.95 : 0.8);
   });
@@ -101,8 +101,9 @@ TEST_CASE("sizes above the answer that do not hold are found and reported", "[pr
 TEST_CASE("a smaller size that holds below one that does not is found", "[property]") {
   const Unit unit = MadeUp(false, 1, 2);
   const Criteria criteria;
-  Search search(unit, criteria, 1,
-                [](const Size& size, int) { return WithService(size.instances == 10 || size.instances >= 12 ? 0.95 : 0.8); });
+  Search search(unit, criteria, 1, [](const Size& size, int, double) {
+    return WithService(size.instances == 10 || size.instances >= 12 ? 0.95 : 0.8);
+  });
   const Sized sized = search.Find(12);
   REQUIRE(sized.found);
   CHECK(sized.gpus == 10);
@@ -110,11 +111,30 @@ TEST_CASE("a smaller size that holds below one that does not is found", "[proper
   CHECK(sized.below_gpus == 9);
 }
 
+TEST_CASE("runs that are given up decide nothing that whole runs would decide otherwise", "[property]") {
+  const Unit unit = MadeUp(false, 1, 3);
+  const Criteria criteria;
+  // One replication of three is far below the target, and the others make up for it from 15 instances on.
+  const auto share = [](const Size& size, int r) {
+    return r == 1 ? 0.75 : std::min(1.0, 0.9 + 0.005 * static_cast<double>(size.instances));
+  };
+  Search search(unit, criteria, 1, [&](const Size& size, int r, double give_up) {
+    Tally t = WithService(share(size, r));
+    if (share(size, r) < give_up) t.reached = 0.5;
+    return t;
+  });
+  const Sized sized = search.Find(1);
+  REQUIRE(sized.found);
+  CHECK(sized.size.instances == 15);
+  for (const Tally& t : sized.at) CHECK(t.reached == 1);
+  for (const Tally& t : sized.below) CHECK(t.reached == 1);
+}
+
 TEST_CASE("the interval of GPUs is where the interval of attainment touches the target", "[property]") {
   const Unit unit = MadeUp(false, 2, 2);
   Criteria criteria;
   // Two replications that differ by 0.02: with one degree of freedom the 95 % interval is the mean +- 12.706 x 0.01.
-  Search search(unit, criteria, 1, [](const Size& size, int r) {
+  Search search(unit, criteria, 1, [](const Size& size, int r, double) {
     return WithService(0.5 + 0.01 * static_cast<double>(size.instances) + (r == 0 ? 0.01 : -0.01));
   });
   const Sized sized = search.Find(10);
@@ -128,12 +148,13 @@ TEST_CASE("a limit on GPUs that is too low, and groups that do not fit under it,
   const Unit unit = MadeUp(false, 8, 1);
   Criteria criteria;
   criteria.max_gpus = 64;
-  Search search(unit, criteria, 1, [](const Size& size, int) { return WithService(0.01 * static_cast<double>(size.instances)); });
+  Search search(unit, criteria, 1,
+                [](const Size& size, int, double) { return WithService(0.01 * static_cast<double>(size.instances)); });
   const Sized sized = search.Find(1);
   CHECK_FALSE(sized.found);
   CHECK(sized.reason == "64 GPUs, the most that it may take, leave it 82.00 points short of the target");
   criteria.max_gpus = 7;
-  Search none(unit, criteria, 1, [](const Size&, int) { return WithService(1); });
+  Search none(unit, criteria, 1, [](const Size&, int, double) { return WithService(1); });
   CHECK(none.Find(1).reason == "it needs at least 8 GPUs and may take 7");
 }
 
