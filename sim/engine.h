@@ -46,7 +46,7 @@ struct PoolSetup {
 
   std::int64_t block_tokens = 16;
   std::int64_t slab_bytes = 0;  // per GPU; 0: memory is given out in blocks
-  bool swap = false;  // KV exhaustion preempts by swap, else by recomputation
+  bool swap = false;            // KV exhaustion preempts by swap, else by recomputation
 
   TimePs engine_init = 0;
   std::int64_t host_load = 0;     // bytes/s, weights from the host, per GPU
@@ -187,7 +187,7 @@ class Engine final : public ClusterView, public Oracle {
     TimePs switch_began = 0;  // the KV that had to leave before it included
     TimePs switch_ended = 0;
     ModelId switch_asked = kNone;  // granted, and KV has yet to leave; since switch_began
-    std::int64_t kv_used = 0;  // bytes per GPU, without the growth of the present run
+    std::int64_t kv_used = 0;      // bytes per GPU, without the growth of the present run
     std::int64_t kv_capacity = 0;
     std::int64_t leaving = 0;  // transfers of KV out that are pending
     std::int64_t coming = 0;   // and in

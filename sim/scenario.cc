@@ -94,8 +94,8 @@ SwitchConfig::Stages SwitchConfig::Resolve() const {
 
 void KvConfig::Describe(Fields& f) {
   f.Int("block_tokens", block_tokens, "tokens of one KV block", 1, 1024);
-  f.Real("slab_mb", slab_mb, "slabs of KV memory of a GPU, each for blocks of one model, in MB; for kv_fragmentation only; 0: none", 0,
-         1e6);
+  f.Real("slab_mb", slab_mb,
+         "slabs of KV memory of a GPU, each for blocks of one model, in MB; for kv_fragmentation only; 0: none", 0, 1e6);
   f.Choice("preemption", preemption, "what happens to the request that KV memory has no room for", {"recompute", "swap"});
 }
 

@@ -13,13 +13,12 @@ using testing::Parse;
 using testing::TraceFile;
 
 Json Summary(const TraceFile& trace, const std::string& policy, int gpus, const std::vector<std::string>& set = {}) {
-  const Scenario s =
-      Parse(fmt::format(R"({{"workload": {{"path": "{}"}}, "fleet": {{"gpus": {}}}, "policy": {{"name": "{}"}},
+  const Scenario s = Parse(fmt::format(R"({{"workload": {{"path": "{}"}}, "fleet": {{"gpus": {}}}, "policy": {{"name": "{}"}},
     "models": [{{"weights_gb": 16, "kv_bytes_per_token": 500000}}], "switch": {{"preset": "T3", "host_load_GBps": 16}},
     "cost": {{"form": "linear", "params": {{"linear": {{"models": [
       {{"llm": "qwen2.5-7b", "prefill_ms": {{"base": 20}}, "decode_ms": {{"base": 10}}}}]}}}}}}}})",
-                        trace.path(), gpus, policy),
-            set);
+                                       trace.path(), gpus, policy),
+                           set);
   return SummaryJson(s, testing::Run(s));
 }
 
@@ -79,7 +78,8 @@ TEST_CASE("KV memory that holds no token, in blocks and in slabs", "[theory]") {
   // A slab of 20 MB holds two blocks of 8 MB, so that three blocks take two; a block in slabs of 6 MB takes two.
   const TraceFile longer("0,a,qwen2.5-7b,36,5\n");
   const auto slabs = [&](double megabytes) {
-    return Summary(longer, "serverless-llm", 1, {fmt::format("kv.slab_mb={}", megabytes)})["kv_fragmentation"]["slabs"].get<double>();
+    return Summary(longer, "serverless-llm", 1, {fmt::format("kv.slab_mb={}", megabytes)})["kv_fragmentation"]["slabs"]
+        .get<double>();
   };
   CHECK(slabs(20) == Approx(1 - 20.5 / 40).epsilon(1e-4));
   CHECK(slabs(6) == Approx(1 - 20.5 / 36).epsilon(1e-4));

@@ -83,7 +83,8 @@ constexpr const char* kScenario = R"({
 
 ExperimentResult RunText(const std::string& experiment, int threads = 2) {
   Team team(threads);
-  return RunExperiment("test", [&](const std::string& name) { return name == "scenario.json" ? kScenario : experiment; }, team);
+  return RunExperiment(
+      "test", [&](const std::string& name) { return name == "scenario.json" ? kScenario : experiment; }, team);
 }
 
 }  // namespace
@@ -132,7 +133,8 @@ TEST_CASE("An experiment that cannot be read says where", "[unit]") {
   };
   const std::string rest =
       R"("policies": ["muxserve"], "seeds": 1, "axis": {"path": "workload.params.rate_per_model", "values": [1]}, "cases": [{"name": "a"}])";
-  CHECK(refused("{" + rest + R"(, "claims": [{"cases": ["b"], "reported": 1}]})").find("unknown case \"b\"") != std::string::npos);
+  CHECK(refused("{" + rest + R"(, "claims": [{"cases": ["b"], "reported": 1}]})").find("unknown case \"b\"") !=
+        std::string::npos);
   CHECK(refused("{" + rest + R"(, "claims": [{"cases": ["a"], "column": "ttft_s.p51", "reported": 1}]})")
             .find("unknown column \"ttft_s.p51\"") != std::string::npos);
   CHECK(refused("{" + rest + R"(, "columns": ["ttft_s.p51"]})").find("summary.json has no number called ttft_s.p51") !=
