@@ -383,8 +383,12 @@ std::vector<Claim> GoodputClaims(const std::vector<ExperimentResult>& results) {
         const std::vector<LoadAtLevel> upper = Loads(result, c, "aegaeon", service, 0.9);
         const std::vector<LoadAtLevel> lower = Loads(result, c, over, service, 0.9);
         std::vector<double> ratios;
-        for (std::size_t s = 0; s < std::min(upper.size(), lower.size()); ++s) ratios.push_back(upper[s].load / lower[s].load);
-        if (!ratios.empty()) loads.push_back({EstimateOf(ratios), where});
+        bool beyond = false;  // the axis ends before aegaeon falls below the level
+        for (std::size_t s = 0; s < std::min(upper.size(), lower.size()); ++s) {
+          ratios.push_back(upper[s].load / lower[s].load);
+          beyond = beyond || upper[s].kind == LoadAtLevel::Kind::kAtLeast;
+        }
+        if (!ratios.empty()) loads.push_back({EstimateOf(ratios), where + (beyond ? ", at least" : "")});
       }
       for (const ExperimentRow& lower : result.rows) {
         const CaseSpec& in = result.spec.cases[lower.in_case];
