@@ -98,6 +98,7 @@ Units::Units(const Scenario& scenario, const WorkloadFacts& facts, const PlanOpt
   }
   const double whole_s = std::min(SpanSeconds(facts), scenario.metrics.horizon_s.value_or(kMaxSeconds));
   windowed_ = whole_s > options.window_s + options.warmup_s;
+  check_ = options.check;
   span_s_ = windowed_ ? options.window_s : whole_s - scenario.metrics.warmup_s;
   warmup_s_ = windowed_ ? options.warmup_s : scenario.metrics.warmup_s;
 
@@ -173,6 +174,7 @@ Unit Units::Make(const Scenario& scenario, const Part& part, bool own) const {
     Json& params = unit.scenario.pools.front().policy.params;
     if (params.contains(unit.policy->name)) params[unit.policy->name].erase(unit.policy->instances_param);
   }
+  unit.check = check_;
   unit.span_s = span_s_;
   unit.scenario.metrics.warmup_s = warmup_s_;
   if (windowed_) unit.scenario.metrics.horizon_s.reset();
@@ -365,6 +367,7 @@ void PolicySearch::Confirm(PolicyPlan& plan, const WorkloadFacts& facts, bool wi
       s.seed += r;
       RunOptions run;
       run.threads = options_.threads;
+      run.check = options_.check;
       whole.tallies.push_back(TallyOf(s, Simulate(s, facts, run)));
     }
     whole.done = true;

@@ -27,6 +27,7 @@ struct PlanOptions {
   Criteria criteria;
   int replications = 5;
   int threads = 1;
+  bool check = false;  // the books at every event
   double window_s = 3600;
   double warmup_s = 600;
   Confirm confirm = Confirm::kIfShort;
@@ -107,6 +108,7 @@ class Units {
   std::vector<Part> parts_;  // pools, then the workload's models where they are wanted
   std::size_t pools_ = 0;
   bool windowed_ = false;
+  bool check_ = false;
   double span_s_ = 0;
   double warmup_s_ = 0;
 };

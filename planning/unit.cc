@@ -193,6 +193,7 @@ Tally Unit::Run(const Scenario& changed, const Size& size, int replication, doub
     return idle;
   }
   RunOptions options;
+  options.check = check;
   options.requests = [&] { return OpenRequests(requests[static_cast<std::size_t>(replication)]); };
   // Were all that is left served at once, the sum of shares would still be too low.
   const TimePs warmup = PsFromSeconds(s.metrics.warmup_s);

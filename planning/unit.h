@@ -92,6 +92,7 @@ struct Unit {
   std::int64_t least = 1;                                   // instances
   std::int64_t node_gpus = 8;
   std::int64_t instance_gpus = 1;
+  bool check = false;  // the books at every event
 
   const std::string& name() const { return model.empty() ? pool : model; }
   // Of these of its models alone; the guess is left as it is.

@@ -49,6 +49,7 @@ PlanOptions PlanOptionsOf(const Options& options) {
   PlanOptions plan;
   plan.replications = static_cast<int>(options.replications);
   plan.threads = options.threads;
+  plan.check = options.check;
   plan.window_s = options.window_s;
   plan.warmup_s = options.warmup_s;
   plan.confirm = options.confirm ? Confirm::kAlways : options.no_confirm ? Confirm::kNo : Confirm::kIfShort;

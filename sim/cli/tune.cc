@@ -59,6 +59,7 @@ TuneOptions TuneOptionsOf(const Options& options, const Scenario& scenario) {
   tune.method = options.method == "grid" ? TuneMethod::kGrid : TuneMethod::kHalving;
   tune.plan.replications = static_cast<int>(options.replications);
   tune.plan.threads = options.threads;
+  tune.plan.check = options.check;
   tune.plan.window_s = options.window_s;
   tune.plan.warmup_s = options.warmup_s;
   Criteria& criteria = tune.plan.criteria;
