@@ -174,6 +174,7 @@ class Experiment {
   void Check(const std::string& file) const {
     const auto refuse = [&](const std::string& what) { throw InputError(fmt::format("{}: {}", file, what)); };
     if (Spec().cases.empty()) refuse("/cases: is missing or empty");
+    if (Spec().columns.empty()) refuse("/columns: is empty");
     for (std::size_t c = 0; c < Spec().cases.size(); ++c) {
       const AxisSpec& axis = AxisOf(c);
       const std::string at = fmt::format("/cases/{}: ", c);

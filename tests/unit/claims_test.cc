@@ -79,7 +79,7 @@ constexpr const char* kScenario = R"({
     "prompt_tokens": {"fixed": 10}, "output_tokens": {"fixed": 1}}},
   "fleet": {"gpus": 1}, "timeouts": {"first_token_s": 10},
   "cost": {"form": "linear", "params": {"linear": {"models": [
-    {"llm": "qwen2.5-7b", "prefill_ms": {"base": 1000}, "decode_ms": {"base": 10}}]}}}})";
+    {"llm": "qwen2.5-7b", "prefill_ms": {"per_token": 100}, "decode_ms": {"base": 10}}]}}}})";
 
 ExperimentResult RunText(const std::string& experiment, int threads = 2) {
   Team team(threads);
