@@ -84,6 +84,7 @@ void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_labe
   in_steps = in_switches = in_kv = settled = 0;
   steps_ = 0;
   context_ = 0;
+  incoming_context_ = 0;
   blocks_ = 0;
   measured_ = 0;
   last_end_ = 0;
@@ -119,6 +120,7 @@ void Batch::AddIncoming(RequestId id, RequestTable& requests) {
   r.batch = number;
   r.stepping = false;
   r.position = static_cast<std::int32_t>(incoming.size());
+  incoming_context_ += r.context();
   incoming.push_back(id);
 }
 
@@ -163,6 +165,7 @@ void Batch::Leave(RequestId id, RequestTable& requests) {
   list[r.position] = last;
   requests[last].position = r.position;
   list.pop_back();
+  if (!r.stepping) incoming_context_ -= r.context();
   if (r.stepping) {
     r.generated = static_cast<std::int32_t>(steps_ + r.generated_offset);
     if (steps_ > r.joined_at) {

@@ -74,6 +74,7 @@ class Batch {
   std::int64_t members() const { return static_cast<std::int64_t>(stepping.size() + incoming.size()); }
   std::int64_t steps() const { return steps_; }
   std::int64_t context() const { return context_; }  // of the stepping members
+  std::int64_t incoming_context() const { return incoming_context_; }
   // KV blocks of the stepping members now, or after `more` further steps.
   std::int64_t Blocks(std::int64_t more = 0) const {
     // A member with x tokens holds (x + (-x mod b)) / b blocks.
@@ -119,6 +120,7 @@ class Batch {
 
   std::int64_t steps_ = 0;
   std::int64_t context_ = 0;
+  std::int64_t incoming_context_ = 0;  // constant while they are: KV that moves does not grow
   std::int64_t blocks_ = 0;
   std::int64_t measured_ = 0;    // measured members among stepping
   TimePs last_end_ = 0;          // when the last step ended

@@ -1641,7 +1641,7 @@ BatchView Engine::batch(InstanceId i, int label) const {
   v.model = batch->model;
   v.size = batch->members();
   v.context_tokens = batch->context();
-  for (const RequestId id : batch->incoming) v.context_tokens += requests_[id].context();
+  v.context_tokens += batch->incoming_context();
   const Instance& inst = instances_[i];
   if (inst.phase == Phase::kRun) {
     const auto m = static_cast<std::int64_t>(inst.run.parts.size());
@@ -1651,10 +1651,15 @@ BatchView Engine::batch(InstanceId i, int label) const {
       v.context_tokens += (n / m + (p < n % m ? 1 : 0)) * batch->size();
     }
   }
-  v.on_gpu = (places_[batch->number] == Place::kGpu && batch->size() > 0) ||
-             std::any_of(batch->incoming.begin(), batch->incoming.end(),
-                         [this](RequestId id) { return requests_[id].kv == KvPlace::kGpu; });
   return v;
+}
+
+bool Engine::on_gpu(InstanceId i, int label) const {
+  const Batch* batch = FindBatch(i, label);
+  if (batch == nullptr) return false;
+  return (places_[batch->number] == Place::kGpu && batch->size() > 0) ||
+         std::any_of(batch->incoming.begin(), batch->incoming.end(),
+                     [this](RequestId id) { return requests_[id].kv == KvPlace::kGpu; });
 }
 
 std::int64_t Engine::kv_capacity_tokens(InstanceId i, ModelId m) const {
