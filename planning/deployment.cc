@@ -34,6 +34,7 @@ void FamilySpec::Describe(Fields& f) {
   f.Text("name", name, "of the family");
   f.Text("scenario", scenario, "file beside this one");
   f.Choice("sizing", sizing, "what is fitted to the GPUs", {"headroom", "sites"});
+  f.Real("window_s", window_s, "the busiest, in which the target must hold", 1);
   f.NestedList("assumptions", assumptions, "that are varied");
 }
 
@@ -41,7 +42,6 @@ void DeploymentSpec::Describe(Fields& f) {
   f.Real("gpus", gpus, "of the dedicated fleet", 1);
   f.Real("utilisation", utilisation, "of the dedicated fleet, busy", 0.001, 1);
   f.Real("target", target, "service attainment of every pool", 0, 1);
-  f.Real("window_s", window_s, "the busiest, in which the target must hold", 1);
   f.Real("fit_s", fit_s, "span from the start of the scenario in which a fit looks at the utilisation", 1);
   f.Int("replications", replications, "of the predictions", 1, 1000);
   f.NestedList("families", families, "of explanations");
@@ -341,7 +341,7 @@ class PooledSizing {
 
 PooledFleet SizePooled(const DeploymentSpec& spec, const FamilySpec& family, const Variation& variation, const Fit& fit,
                        int replications, const ScenarioText& read) {
-  return PooledSizing(spec, family, variation, fit, replications, spec.window_s, read)
+  return PooledSizing(spec, family, variation, fit, replications, family.window_s, read)
       .Find(variation.target.value_or(spec.target), false);
 }
 
@@ -361,7 +361,7 @@ DeploymentResult RunDeployment(const DeploymentSpec& spec, const ScenarioText& r
     const Variation as_is;
     p.family = family.name;
     p.fit = FitFamily(spec, family, as_is, read);
-    const PooledSizing sizing(spec, family, as_is, p.fit, static_cast<int>(spec.replications), spec.window_s, read);
+    const PooledSizing sizing(spec, family, as_is, p.fit, static_cast<int>(spec.replications), family.window_s, read);
     p.pooled = sizing.Find(spec.target, true);
     p.loose = sizing.Find(kLoose, true);
     once[i] = SizePooled(spec, family, as_is, p.fit, 1, read);

@@ -51,6 +51,7 @@ struct FamilySpec {
   std::string name;
   std::string scenario;  // file beside the document
   std::string sizing = "headroom";
+  double window_s = 7200;  // the busiest, in which the target must hold
   std::vector<AssumptionSpec> assumptions;
   void Describe(Fields& f);
 };
@@ -59,7 +60,6 @@ struct DeploymentSpec {
   double gpus = 1192;         // of the dedicated fleet
   double utilisation = 0.236;  // busy, mean over the scenario
   double target = 0.99;       // service attainment of each pool
-  double window_s = 7200;     // the busiest, in which it must hold
   double fit_s = 86400;       // of the scenario, over which a fit looks at the utilisation
   std::int64_t replications = 5;  // of the predictions; assumptions are varied with one
   std::vector<FamilySpec> families;

@@ -527,7 +527,7 @@ class Aegaeon final : public Policy {
     Work& w = *Find(q, q.round[q.turn].label);
     // What is on the GPU makes room, unless it is this very batch; also what moves to another batch by this grant.
     for (const Work& other : q.batches) {
-      if (other.label != w.label && view.batch(i, other.label).on_gpu) grant.evict.push_back(other.label);
+      if (other.label != w.label && view.on_gpu(i, other.label)) grant.evict.push_back(other.label);
     }
     for (const Grant::Join& join : grant.joins) {
       if (join.label != w.label) grant.evict.push_back(join.label);

@@ -120,7 +120,7 @@ class Batch {
 
   std::int64_t steps_ = 0;
   std::int64_t context_ = 0;
-  std::int64_t incoming_context_ = 0;
+  std::int64_t incoming_context_ = 0;  // constant while they are: KV that moves does not grow
   std::int64_t blocks_ = 0;
   std::int64_t measured_ = 0;    // measured members among stepping
   TimePs last_end_ = 0;          // when the last step ended

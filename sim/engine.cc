@@ -1650,10 +1650,15 @@ BatchView Engine::batch(InstanceId i, int label) const {
       v.context_tokens += (n / m + (p < n % m ? 1 : 0)) * batch->size();
     }
   }
-  v.on_gpu = (places_[batch->number] == Place::kGpu && batch->size() > 0) ||
-             std::any_of(batch->incoming.begin(), batch->incoming.end(),
-                         [this](RequestId id) { return requests_[id].kv == KvPlace::kGpu; });
   return v;
+}
+
+bool Engine::on_gpu(InstanceId i, int label) const {
+  const Batch* batch = FindBatch(i, label);
+  if (batch == nullptr) return false;
+  return (places_[batch->number] == Place::kGpu && batch->size() > 0) ||
+         std::any_of(batch->incoming.begin(), batch->incoming.end(),
+                     [this](RequestId id) { return requests_[id].kv == KvPlace::kGpu; });
 }
 
 std::int64_t Engine::kv_capacity_tokens(InstanceId i, ModelId m) const {

@@ -113,7 +113,6 @@ struct BatchView {
   ModelId model = kNone;            // kNone: there is no batch of that label
   std::int64_t size = 0;            // requests, those whose KV is still on its way included
   std::int64_t context_tokens = 0;  // of all of them
-  bool on_gpu = false;              // at least one member's KV is on the GPU
 };
 
 class ClusterView {
@@ -132,6 +131,8 @@ class ClusterView {
   virtual bool resident(InstanceId i, ModelId m) const = 0;
   virtual bool busy(InstanceId i) const = 0;
   virtual BatchView batch(InstanceId i, int label) const = 0;
+  // Whether at least one member's KV is on the GPU. Looks at the members one by one, which `batch` does not.
+  virtual bool on_gpu(InstanceId i, int label) const = 0;
   // KV tokens of `m` that an instance can hold now (with its present weights), and that are still free.
   virtual std::int64_t kv_capacity_tokens(InstanceId i, ModelId m) const = 0;
   virtual std::int64_t kv_free_tokens(InstanceId i, ModelId m) const = 0;

@@ -141,6 +141,7 @@ constexpr Figure kFigures[] = {
     {"15", "how long switches and moves of KV take", SweepFigure},
     {"16", "KV memory that holds no token", SweepFigure},
     {"17", "small GPUs, large models", SweepFigure},
+    {"deployment", "1,192 GPUs and 213", DeploymentFigure},
 };
 
 std::vector<const Figure*> Chosen(const std::string& list) {

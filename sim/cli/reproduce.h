@@ -23,4 +23,7 @@ struct FigureOutput {
   std::optional<ExperimentResult> experiment;  // of a figure that is one
 };
 
+// Figures that are no sweep of runs.
+FigureOutput DeploymentFigure(const std::string& name, const FigureContext& context);
+
 }  // namespace poolsim

@@ -1201,9 +1201,15 @@ BatchView TokenEngine::batch(InstanceId i, int label) const {
   v.size = static_cast<std::int64_t>(batch->stepping.size() + batch->incoming.size());
   for (const RequestId id : batch->stepping) v.context_tokens += request(id).context();
   for (const RequestId id : batch->incoming) v.context_tokens += request(id).context();
-  for (const RequestId id : batch->stepping) v.on_gpu = v.on_gpu || PlaceOf(id) == KvPlace::kGpu;
-  for (const RequestId id : batch->incoming) v.on_gpu = v.on_gpu || PlaceOf(id) == KvPlace::kGpu;
   return v;
+}
+
+bool TokenEngine::on_gpu(InstanceId i, int label) const {
+  const BatchPtr batch = Find(i, label);
+  if (batch == nullptr) return false;
+  const auto here = [this](RequestId id) { return PlaceOf(id) == KvPlace::kGpu; };
+  return std::any_of(batch->stepping.begin(), batch->stepping.end(), here) ||
+         std::any_of(batch->incoming.begin(), batch->incoming.end(), here);
 }
 
 std::int64_t TokenEngine::kv_capacity_tokens(InstanceId i, ModelId m) const {

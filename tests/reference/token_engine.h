@@ -83,6 +83,7 @@ class TokenEngine final : public ClusterView, public Oracle {
   bool resident(InstanceId i, ModelId m) const override;
   bool busy(InstanceId i) const override;
   BatchView batch(InstanceId i, int label) const override;
+  bool on_gpu(InstanceId i, int label) const override;
   std::int64_t kv_capacity_tokens(InstanceId i, ModelId m) const override;
   std::int64_t kv_free_tokens(InstanceId i, ModelId m) const override;
   std::int64_t kv_rounded_tokens(std::int64_t tokens) const override { return Blocks(tokens) * setup_.block_tokens; }
