@@ -9,7 +9,8 @@ namespace poolsim {
 Estimate EstimateOf(std::span<const double> values, double confidence) {
   const auto n = static_cast<double>(values.size());
   Estimate e;
-  for (const double v : values) e.mean += v / n;
+  for (const double v : values) e.mean += v;
+  if (!values.empty()) e.mean /= n;
   e.low = e.high = e.mean;
   if (values.size() < 2) return e;
   double squares = 0;

@@ -141,8 +141,10 @@ void AddCompareCommand(CLI::App& app, Invocation& invocation) {
       ->type_name("A,B,...");
   command->footer(kExamples);
   command->callback([options, &invocation] {
-    if (!options->list.empty()) options->policies = PolicyList(options->list);
-    invocation.action = [options, &invocation] { Compare(*options, invocation); };
+    invocation.action = [options, &invocation] {
+      if (!options->list.empty()) options->policies = PolicyList(options->list);
+      Compare(*options, invocation);
+    };
   });
 }
 
