@@ -168,10 +168,22 @@ std::int64_t Search::Bisect(std::int64_t miss, std::int64_t hold, const Test& te
 std::int64_t Search::Coarse(std::int64_t guess) {
   std::int64_t miss = least_ - 1;
   std::int64_t hold = std::clamp(guess, least_, most_);
-  while (!Holds(hold, 1)) {
-    if (hold == most_) return 0;
-    miss = hold;
-    hold = std::min(most_, hold * 2);
+  if (Holds(hold, 1)) {
+    // Down by a quarter at a time: far below the answer, runs are overloaded and take longest.
+    while (hold > least_) {
+      const std::int64_t next = std::max(least_, hold - std::max<std::int64_t>(1, hold / 4));
+      if (!Holds(next, 1)) {
+        miss = next;
+        break;
+      }
+      hold = next;
+    }
+  } else {
+    do {
+      if (hold == most_) return 0;
+      miss = hold;
+      hold = std::min(most_, hold * 2);
+    } while (!Holds(hold, 1));
   }
   while (hold - miss > std::max<std::int64_t>(1, hold / 32)) {
     const std::int64_t middle = miss + (hold - miss) / 2;

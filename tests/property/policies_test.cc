@@ -66,9 +66,11 @@ std::unique_ptr<Outcomes> RunOne(const RandomScenario& random, bool check) {
       ++end.times;
       ++out->total[static_cast<std::size_t>(r.outcome)];
       if (r.outcome != Outcome::kFinished) return;
-      const Spent& s = r.spent;
-      const TimePs rest = r.last_token - r.arrival - s.prefill_wait - s.prefill - s.decode - s.switching - s.kv;
-      out->least_spell = std::min({out->least_spell, s.prefill_wait, s.prefill, s.decode, s.switching, s.kv, rest});
+      const Spent& spent = r.spent;
+      const TimePs rest =
+          r.last_token - r.arrival - spent.prefill_wait - spent.prefill - spent.decode - spent.switching - spent.kv;
+      out->least_spell =
+          std::min({out->least_spell, spent.prefill_wait, spent.prefill, spent.decode, spent.switching, spent.kv, rest});
     });
     engine.Feed(random.requests);
     out->result = engine.Finish();

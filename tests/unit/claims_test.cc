@@ -33,11 +33,11 @@ TEST_CASE("The load at a level lies on the line between the points around it", "
 }
 
 TEST_CASE("A mean has Student's interval", "[unit]") {
-  // Mean 4, standard deviation 2, t of two degrees of freedom 4.3027: 4.3027 x 2 / sqrt(3).
+  // Mean 4, standard deviation 2, t of two degrees of freedom 4.302653: 4.302653 x 2 / sqrt(3).
   const Estimate three = EstimateOf(std::vector<double>{2, 4, 6});
   CHECK(three.mean == 4);
-  CHECK(three.high - three.mean == Approx(4.96835).epsilon(1e-5));
-  CHECK(three.mean - three.low == Approx(4.96835).epsilon(1e-5));
+  CHECK(three.high - three.mean == Approx(4.968276).epsilon(1e-5));
+  CHECK(three.mean - three.low == Approx(4.968276).epsilon(1e-5));
   const Estimate one = EstimateOf(std::vector<double>{7});
   CHECK((one.low == 7 && one.mean == 7 && one.high == 7));
   // t of 60 degrees of freedom is 2.0003.
