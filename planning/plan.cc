@@ -312,6 +312,7 @@ PolicyPlan PolicySearch::Sum() {
   plan.found = true;
   plan.at.resize(static_cast<std::size_t>(options_.replications));
   plan.below = plan.at;
+  bool any_below = false;
   for (const SizedUnit& unit : units_) {
     const Sized& s = unit.sized;
     plan.runs += s.runs;
@@ -326,11 +327,15 @@ PolicyPlan PolicySearch::Sum() {
     plan.gpus += s.gpus;
     plan.low_gpus += s.low_gpus;
     plan.high_gpus += s.high_gpus;
+    plan.high_open = plan.high_open || s.high_open;
+    any_below = any_below || !s.below.empty();
     for (std::size_t r = 0; r < plan.at.size(); ++r) {
       plan.at[r].Add(s.at[r]);
       plan.below[r].Add(s.below.empty() ? s.at[r] : s.below[r]);
     }
   }
+  if (!any_below) plan.below.clear();
+  plan.searched_gpus = plan.gpus;
   plan.units = units_;
   if (plan.found) plan.scenario = AtAnswer(scenario_, units_);
   return plan;
@@ -368,14 +373,15 @@ void PolicySearch::Confirm(PolicyPlan& plan, const WorkloadFacts& facts, bool wi
       RunOptions run;
       run.threads = options_.threads;
       run.check = options_.check;
-      whole.tallies.push_back(TallyOf(s, Simulate(s, facts, run)));
+      whole.tallies.push_back(TallyOf(s, SpanSeconds(facts) - s.metrics.warmup_s, Simulate(s, facts, run)));
     }
     whole.done = true;
     whole.holds = true;
+    for (const SizedUnit& item : units_) whole.holds = whole.holds && SlackIn(whole.tallies, item.unit, options_.criteria) >= 0;
+    if (whole.holds || round == 9) break;
     for (SizedUnit& item : units_) {
       const Unit& unit = item.unit;
       if (SlackIn(whole.tallies, unit, options_.criteria) >= 0) continue;
-      whole.holds = false;
       poolsim::Size& size = item.sized.size;
       const std::int64_t before = unit.Gpus(size.instances);
       const double share = static_cast<double>(size.prefill) / static_cast<double>(size.instances);
@@ -383,11 +389,15 @@ void PolicySearch::Confirm(PolicyPlan& plan, const WorkloadFacts& facts, bool wi
       if (unit.splits()) {
         size.prefill = std::clamp<std::int64_t>(std::llround(share * static_cast<double>(size.instances)), 1, size.instances - 1);
       }
-      whole.gpus_added += unit.Gpus(size.instances) - before;
+      const std::int64_t added = unit.Gpus(size.instances) - before;
+      item.sized.gpus += added;
+      item.sized.high_gpus = std::max(item.sized.high_gpus, item.sized.gpus);
+      plan.gpus += added;
     }
-    if (whole.holds || round == 9) break;
     plan.scenario = AtAnswer(scenario_, units_);
   }
+  plan.high_gpus = std::max(plan.high_gpus, plan.gpus);
+  plan.units = units_;
 }
 
 void CheckPlanOptions(const PlanOptions& options) {
@@ -399,7 +409,7 @@ void CheckPlanOptions(const PlanOptions& options) {
 Plan MakePlan(const Scenario& scenario, const std::vector<std::string>& policies, const PlanOptions& options) {
   CheckPlanOptions(options);
   std::vector<Scenario> variants;
-  for (const std::string& policy : policies) variants.push_back(WithPolicy(scenario, policy));
+  for (const std::string& policy : policies) variants.push_back(policy.empty() ? scenario : WithPolicy(scenario, policy));
   if (policies.empty()) variants.push_back(scenario);
   const WorkloadFacts facts = SurveyWorkload(scenario);
   bool by_model = false;

@@ -50,7 +50,6 @@ struct Confirmation {
   std::string reason;           // when not done
   std::vector<Tally> tallies;   // by replication
   bool holds = false;           // every unit, in the mean
-  std::int64_t gpus_added = 0;  // after the search, because the whole workload did not hold
 };
 
 struct PolicyPlan {
@@ -58,13 +57,15 @@ struct PolicyPlan {
   bool found = false;
   std::string reason;  // when not found
   std::int64_t gpus = 0;
-  std::int64_t low_gpus = 0;   // sums over units: wider than the confidence asked for when there are several
+  std::int64_t searched_gpus = 0;  // before what the whole workload takes more
+  std::int64_t low_gpus = 0;       // sums over units: wider than the confidence asked for when there are several
   std::int64_t high_gpus = 0;
+  bool high_open = false;  // of a unit
   double fluid_gpus = 0;  // sums over units, as is the next
   double memory_gpus = 0;
   std::vector<SizedUnit> units;
-  std::vector<Tally> at;     // all units together, by replication
-  std::vector<Tally> below;  // every unit that has a size below at that, the others at their answer
+  std::vector<Tally> at;     // all units together at what was searched, by replication
+  std::vector<Tally> below;  // every unit that has a size below at that, the others at their answer; empty when none has
   Confirmation whole;
   std::int64_t runs = 0;
   double search_s = 0;  // of simulation, in all threads
@@ -113,7 +114,7 @@ class Units {
   double warmup_s_ = 0;
 };
 
-// `policies`: each for all pools; empty: the pools' own. Throws InputError.
+// `policies`: each for all pools, "" is the pools' own; none: the pools' own. Throws InputError.
 Plan MakePlan(const Scenario& scenario, const std::vector<std::string>& policies, const PlanOptions& options);
 
 // Over replications.

@@ -61,7 +61,7 @@ Json UnitJson(const SizedUnit& unit, const PlanOptions& options) {
   const bool interval = s.at.size() > 1;
   json["gpus"] = s.gpus;
   json["ci_low"] = interval ? Json(s.low_gpus) : Json(nullptr);
-  json["ci_high"] = interval ? Json(s.high_gpus) : Json(nullptr);
+  json["ci_high"] = interval && !s.high_open ? Json(s.high_gpus) : Json(nullptr);
   json["instances"] = s.size.instances;
   if (s.size.prefill > 0) json["prefill_instances"] = s.size.prefill;
   json["attainment"] = AttainmentJson(s.at, options.criteria.confidence);
@@ -87,16 +87,16 @@ Json PolicyJson(const PolicyPlan& plan, const PlanOptions& options) {
     const bool interval = plan.at.size() > 1;
     json["gpus"] = plan.gpus;
     json["ci_low"] = interval ? Json(plan.low_gpus) : Json(nullptr);
-    json["ci_high"] = interval ? Json(plan.high_gpus) : Json(nullptr);
+    json["ci_high"] = interval && !plan.high_open ? Json(plan.high_gpus) : Json(nullptr);
+    json["searched_gpus"] = plan.searched_gpus;
     AddTotals(json, plan.at, options.criteria.confidence);
-    json["attainment_below"] = AttainmentJson(plan.below, options.criteria.confidence);
+    json["attainment_below"] = plan.below.empty() ? Json(nullptr) : AttainmentJson(plan.below, options.criteria.confidence);
     json["bound"] = {{"fluid_gpus", Rounded(plan.fluid_gpus)}, {"memory_gpus", Rounded(plan.memory_gpus)}};
     json["binding"] = BindingJson(LargestUnit(plan).binding);
     const Confirmation& whole = plan.whole;
     json["whole_workload"] = {{"run", whole.done}};
     if (whole.done) {
       json["whole_workload"]["holds"] = whole.holds;
-      json["whole_workload"]["gpus_added"] = whole.gpus_added;
       AddTotals(json["whole_workload"], whole.tallies, options.criteria.confidence);
     } else {
       json["whole_workload"]["reason"] = whole.reason;
@@ -113,7 +113,10 @@ Json PolicyJson(const PolicyPlan& plan, const PlanOptions& options) {
 Estimate AttainmentEstimate(const std::vector<Tally>& tallies, AttainmentKind kind, double confidence) {
   std::vector<double> shares;
   for (const Tally& t : tallies) shares.push_back(t.Share(kind));
-  return EstimateOf(shares, confidence);
+  Estimate e = EstimateOf(shares, confidence);
+  e.low = std::max(e.low, 0.0);
+  e.high = std::min(e.high, 1.0);
+  return e;
 }
 
 std::array<double, kActivities> MeanActivity(const std::vector<Tally>& tallies) {

@@ -112,6 +112,7 @@ Estimate Search::Slack(const Size& size, int replications) {
   int given_up = 0;
   for (int r = 0; r < replications; ++r) given_up += known_.at({size, r}).reached < 1 ? 1 : 0;
   if (given_up > 0 && given_up < replications) Need(size, replications, 0);
+  const bool hopeless = given_up == replications;
   std::vector<std::vector<double>> by_target;
   for (int r = 0; r < replications; ++r) {
     const std::vector<double> slacks = SlacksOf(unit_, criteria_, known_.at({size, r}));
@@ -120,7 +121,8 @@ Estimate Search::Slack(const Size& size, int replications) {
   }
   Estimate least{1, 1, 1};
   for (const std::vector<double>& slacks : by_target) {
-    const Estimate e = EstimateOf(slacks, criteria_.confidence);
+    Estimate e = EstimateOf(slacks, criteria_.confidence);
+    if (hopeless) e.low = e.high = e.mean;
     least = {std::min(least.mean, e.mean), std::min(least.low, e.low), std::min(least.high, e.high)};
   }
   return least;
@@ -250,7 +252,8 @@ void Search::Intervals(Sized& sized) {
   const auto perhaps = [this](std::int64_t n) { return Slack(Split(n, replications()), replications()).high >= 0; };
   std::int64_t n = answer, step = 1;
   while (!surely(n) && n < most_) n = std::min(most_, n + step), step *= 2;
-  if (n > answer) n = Bisect(std::max(answer, n - step / 2), n, surely);
+  sized.high_open = !surely(n);
+  if (n > answer && !sized.high_open) n = Bisect(std::max(answer, n - step / 2), n, surely);
   sized.high_gpus = unit_.Gpus(n);
   n = answer, step = 1;
   while (n > least_) {
@@ -268,10 +271,11 @@ void Search::Intervals(Sized& sized) {
 Sized Search::GiveUp() {
   Sized sized;
   sized.gpus = unit_.Gpus(most_);
-  const Size size = Split(most_, 1);
+  const Size size = Split(most_, replications());
+  for (int r = 0; r < replications(); ++r) Run(size, r);
   const Tally& tally = Run(size, 0);
   sized.reason = tally.placed ? fmt::format("{} GPUs, the most that it may take, leave it {:.2f} points short of the target",
-                                            sized.gpus, -100 * Slack(size, 1).mean)
+                                            sized.gpus, -100 * Slack(size, replications()).mean)
                               : tally.reason;
   sized.runs = runs_;
   return sized;

@@ -45,6 +45,7 @@ struct Sized {
   // The sizes at which the interval of the mean attainment touches the target; as `gpus` with one replication.
   std::int64_t low_gpus = 0;
   std::int64_t high_gpus = 0;
+  bool high_open = false;  // not even at the most that the unit may take, which `high_gpus` then is
   std::vector<Tally> at;  // by replication
   // The next size below, at its best split; instances 0: there is none.
   Size below_size;

@@ -193,7 +193,7 @@ void Tuner::TryAttainment(const std::vector<TunePoint*>& points, double effort) 
     RunOptions run;
     if (!whole) run.requests = [&] { return std::make_unique<Beginning>(OpenScenarioWorkload(s), end); };
     try {
-      tallies[i] = TallyOf(s, Simulate(s, facts_, run));
+      tallies[i] = TallyOf(s, SpanSeconds(facts_) - s.metrics.warmup_s, Simulate(s, facts_, run));
     } catch (const InfeasibleError& e) {
       tallies[i].placed = false;
       tallies[i].reason = e.what();

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "sim/errors.h"
+#include "sim/ownership.h"
 
 namespace poolsim {
 namespace {
@@ -51,7 +52,7 @@ double ShareOf(const Tally::Model& m, AttainmentKind kind) {
   return 0;
 }
 
-Tally TallyOf(const Scenario& s, const RunResult& result) {
+Tally TallyOf(const Scenario& s, double span_s, const RunResult& result) {
   Tally t;
   const ModelMetrics& m = result.total;
   t.wall_s = result.wall_s;
@@ -64,25 +65,24 @@ Tally TallyOf(const Scenario& s, const RunResult& result) {
   t.requests_on_time = m.on_time_requests;
   t.failed = FailedRequests(m);
   t.failed_kv = m.outcomes[static_cast<std::size_t>(Outcome::kKvPrompt)] + m.outcomes[static_cast<std::size_t>(Outcome::kKvGrowth)];
-  t.switches = m.switches;
-  // Books of the time in which requests arrive: what comes before is warm-up, after it the fleet drains.
+  // Books of the span in which requests arrive: what comes before is warm-up, after it the fleet drains. Whole windows of the run,
+  // so that they stand for the span; a run that is shorter than a window, or ends before the span does, is taken as it is.
   const double window_s = s.metrics.window_s;
-  const auto first = static_cast<std::size_t>(s.metrics.warmup_s / window_s + 0.999999);
-  const auto end = std::min(result.windows.size(), static_cast<std::size_t>(ToSeconds(result.seen.last_arrival) / window_s));
-  const bool whole = first >= end;  // shorter than a window
-  const double seconds = whole ? ToSeconds(result.end) : static_cast<double>(end - first) * window_s;
+  const auto windows = static_cast<std::size_t>((s.metrics.warmup_s + span_s) / window_s);
+  const auto first = std::min(windows, static_cast<std::size_t>(s.metrics.warmup_s / window_s + 0.999999));
+  const bool whole = first >= windows;
+  const double seconds = whole ? ToSeconds(result.end) : static_cast<double>(windows - first) * window_s;
+  double busy = 0;
   for (std::size_t a = 0; a < t.activity.size(); ++a) {
     GpuTime time = whole ? result.activity[a] : 0;
-    for (std::size_t w = first; w < end; ++w) time += result.windows[w].activity[a];
+    for (std::size_t w = first; w < std::min(windows, result.windows.size()); ++w) time += result.windows[w].activity[a];
     t.activity[a] = static_cast<double>(time) * 1e-12;
+    busy += t.activity[a];
   }
+  for (std::size_t w = first; w < std::min(windows, result.windows.size()); ++w) t.switches += result.windows[w].switches;
+  if (whole) t.switches = m.switches;
   t.owned = static_cast<double>(t.gpus) * seconds;
   t.hours = seconds / 3600;
-  const double end_hours = ToSeconds(result.end) / 3600;
-  t.usd_per_hour = result.cost_usd;
-  if (t.usd_per_hour) *t.usd_per_hour /= end_hours;
-  t.power_kw = result.energy_kwh;
-  if (t.power_kw) *t.power_kw /= end_hours;
   for (const ModelRow& row : result.models) {
     const ModelMetrics& r = row.metrics;
     t.models.push_back({row.name, row.pool, r.requests, r.service, r.on_time_tokens, r.wanted_tokens, r.on_time_requests, r.switches,
@@ -189,6 +189,9 @@ Tally Unit::Run(const Scenario& changed, const Size& size, int replication, doub
     idle.instances = size.instances;
     idle.hours = span_s / 3600;
     idle.owned = static_cast<double>(idle.gpus) * span_s;
+    const GpuFacts gpu = FindGpu(config.fleet.gpu);
+    idle.usd_per_hour = OwnershipUsd(config.fleet, gpu, 3600 * static_cast<double>(idle.gpus), 0);
+    idle.power_kw = EnergyKwh(gpu, 3600 * static_cast<double>(idle.gpus), 0);
     for (const ModelNames::Model& m : facts.names.models()) idle.models.push_back({m.name, config.name, 0, 0, 0, 0, 0, 0, 0});
     return idle;
   }
@@ -208,7 +211,7 @@ Tally Unit::Run(const Scenario& changed, const Size& size, int replication, doub
     };
   }
   try {
-    return TallyOf(s, Simulate(s, facts, options));
+    return TallyOf(s, span_s, Simulate(s, facts, options));
   } catch (const AbandonedRun& run) {
     Tally t;
     t.gpus = Gpus(size.instances);

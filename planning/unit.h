@@ -78,7 +78,8 @@ struct Tally {
   void AddModel(const Model& model);
 };
 double ShareOf(const Tally::Model& m, AttainmentKind kind);
-Tally TallyOf(const Scenario& scenario, const RunResult& result);
+// `span_s`: in which counted requests arrive, after the scenario's warm-up.
+Tally TallyOf(const Scenario& scenario, double span_s, const RunResult& result);
 
 struct Unit {
   std::string pool;

@@ -96,7 +96,7 @@ class Aegaeon final : public Policy {
     prefill_.resize(static_cast<std::size_t>(prefill));
     work_.assign(static_cast<std::size_t>(prefill), 0);
     taken_prefill_.assign(static_cast<std::size_t>(prefill), 0);
-    groups_of_.resize(models.size());
+    open_groups_of_.resize(models.size());
     decode_.resize(static_cast<std::size_t>(count - prefill));
     batches_.assign(static_cast<std::size_t>(count - prefill), 0);
     batches_of_.resize(models.size());
@@ -112,7 +112,7 @@ class Aegaeon final : public Policy {
 
   InstanceId RouteArrival(RequestId r, const ClusterView& view) override {
     const RequestView v = view.request(r);
-    for (const std::int32_t i : groups_of_[v.model]) {
+    for (const std::int32_t i : open_groups_of_[v.model]) {
       for (const Group& g : prefill_[i].groups) {
         if (HasRoom(g, v)) return i;
       }
@@ -144,11 +144,14 @@ class Aegaeon final : public Policy {
       Prefill& q = prefill_[i];
       work_[i] += PrefillTime(v, view);
       ++q.waiting;
-      for (Group& g : q.groups) {
-        if (!HasRoom(g, v)) continue;
-        g.waiting.push_back(r);
-        ++g.joined;
-        g.tokens += v.context();
+      const std::vector<std::int32_t>& open = open_groups_of_[v.model];
+      const bool any = std::binary_search(open.begin(), open.end(), i);
+      for (auto g = q.groups.begin(); any && g != q.groups.end(); ++g) {
+        if (!HasRoom(*g, v)) continue;
+        g->waiting.push_back(r);
+        ++g->joined;
+        g->tokens += v.context();
+        if (!Open(*g)) Remove(open_groups_of_[v.model], i);
         return;
       }
       const ModelId before = !q.groups.empty()  ? q.groups.back().model
@@ -157,7 +160,7 @@ class Aegaeon final : public Policy {
       const TimePs load = before == v.model ? 0 : view.prices().WeightLoad(v.model, shape_);
       q.groups.push_back({v.model, 1, v.context(), {r}, load});
       work_[i] += load;
-      Insert(groups_of_[v.model], i);
+      if (Open(q.groups.back())) Insert(open_groups_of_[v.model], i);
       return;
     }
     const std::size_t d = static_cast<std::size_t>(i - first_decode_);
@@ -193,7 +196,7 @@ class Aegaeon final : public Policy {
       work_[i] -= PrefillTime(view.request(r), view);
       if (g->waiting.empty()) {
         work_[i] -= g->load;
-        Remove(groups_of_[g->model], i);
+        if (Open(*g)) Remove(open_groups_of_[g->model], i);
         q.groups.erase(g);
       }
       return;
@@ -254,6 +257,8 @@ class Aegaeon final : public Policy {
     std::vector<int> free_labels;
   };
 
+  // Not full for good: a full group is not looked at again.
+  bool Open(const Group& g) const { return p_.group_size == 0 || g.joined < p_.group_size; }
   bool HasRoom(const Group& g, const RequestView& v) const {
     if (g.model != v.model) return false;
     return p_.group_size > 0 ? g.joined < p_.group_size : g.tokens + v.context() < capacity_[v.model];
@@ -293,7 +298,7 @@ class Aegaeon final : public Policy {
       q.taken_load = g.load;
       g.load = 0;
       if (g.waiting.empty()) {
-        Remove(groups_of_[g.model], i);
+        if (Open(g)) Remove(open_groups_of_[g.model], i);
         q.groups.pop_front();
       }
     }
@@ -611,7 +616,7 @@ class Aegaeon final : public Policy {
   std::vector<TimePs>
       taken_prefill_;         // by instance: what the taken request adds to its work; its context may change before it goes
   std::vector<TimePs> work_;  // by prefill instance: prefills and switches of all that is there
-  std::vector<std::vector<std::int32_t>> groups_of_;  // by model: the prefill instances of its groups
+  std::vector<std::vector<std::int32_t>> open_groups_of_;  // by model: the prefill instances of its open groups
   std::vector<Decode> decode_;
   std::vector<std::int32_t> batches_;                  // by decode instance
   std::vector<std::vector<std::int32_t>> batches_of_;  // by model: the decode instances of its batches

@@ -59,6 +59,15 @@ PlanOptions PlanOptionsOf(const Options& options) {
   if (!options.targets.empty()) criteria.targets.clear();
   for (const std::string& text : options.targets) criteria.targets.push_back(ParseTarget(text, "--target"));
   for (const std::string& text : options.model_targets) criteria.model_targets.push_back(ParseTarget(text, "--per-model-target"));
+  for (const std::vector<Target>* targets : {&criteria.targets, &criteria.model_targets}) {
+    for (std::size_t i = 0; i < targets->size(); ++i) {
+      for (std::size_t j = 0; j < i; ++j) {
+        if ((*targets)[i].kind != (*targets)[j].kind) continue;
+        throw InputError(fmt::format("{}: {} is given twice", targets == &criteria.targets ? "--target" : "--per-model-target",
+                                     kAttainmentNames[static_cast<std::size_t>((*targets)[i].kind)]));
+      }
+    }
+  }
   if (options.confidence_typed && options.replications < 2) {
     throw InputError(
         fmt::format("--confidence: an interval needs at least 2 replications; found --replications {}", options.replications));
@@ -129,9 +138,10 @@ std::string ChoicesText(const Pair& pair, const std::vector<Choice>& choices) {
       tried += fmt::format("{}{} of {}: {}", tried.empty() ? "" : ", ", cut.pooled_models, models,
                            cut.found ? Count(cut.gpus()) : "not found");
     }
-    out += Wrap(fmt::format("Pool \"{}\": {} of {} on {}, the others on {} of their own. Tried, in GPUs: {}.", choice.pool,
-                            choice.best.pooled_models, Plural(models, "model"), Plural(choice.best.pool_gpus, "shared GPU"),
-                            choice.best.dedicated_gpus, tried),
+    out += Wrap(fmt::format(
+                    "Pool \"{}\": {} of {} on {}, the others on {} of their own. Tried with the first replication, in GPUs: {}.",
+                    choice.pool, choice.best.pooled_models, Plural(models, "model"), Plural(choice.best.pool_gpus, "shared GPU"),
+                    choice.best.dedicated_gpus, tried),
                 kPageWidth, 2, 0) +
            "\n";
   }
@@ -150,7 +160,8 @@ std::string TargetText(const PlanOptions& options) {
   return text;
 }
 
-void PolicyRow(const PolicyPlan& p, Table& table) {
+// `below`: the kind of attainment of the size below.
+void PolicyRow(const PolicyPlan& p, AttainmentKind below, Table& table) {
   if (!p.found) return table.Remark(p.policy, "not found: " + p.reason);
   const auto share = [](const std::vector<Tally>& tallies, AttainmentKind kind) {
     return Percent(AttainmentEstimate(tallies, kind, 0.95).mean);
@@ -159,9 +170,10 @@ void PolicyRow(const PolicyPlan& p, Table& table) {
   double busy = 0;
   for (const double s : MeanActivity(p.at)) busy += s;
   const double hours = std::max(mean.hours, 1e-9);
-  table.Row({p.policy, Count(p.gpus), p.at.size() > 1 ? fmt::format("{}-{}", Count(p.low_gpus), Count(p.high_gpus)) : "-",
+  table.Row({p.policy, Count(p.gpus),
+             p.at.size() > 1 ? fmt::format("{}-{}", Count(p.low_gpus), p.high_open ? "?" : Count(p.high_gpus)) : "-",
              share(p.at, AttainmentKind::kService), share(p.at, AttainmentKind::kToken), share(p.at, AttainmentKind::kRequest),
-             share(p.below, AttainmentKind::kService), Percent(busy), ShortCount(static_cast<double>(mean.switches) / hours),
+             p.below.empty() ? "-" : share(p.below, below), Percent(busy), ShortCount(static_cast<double>(mean.switches) / hours),
              mean.usd_per_hour ? Number(*mean.usd_per_hour) : "-", mean.power_kw ? Number(*mean.power_kw) : "-",
              Number(p.fluid_gpus), Number(p.memory_gpus), LargestUnit(p).binding.constraint});
 }
@@ -194,8 +206,8 @@ std::string Notes(const Plan& plan, const PlanOptions& options) {
       say(fmt::format("{}: on the whole workload {} % of service time within target, {} % busy, {} GPU-hours{}{}.", p.policy,
                       Percent(AttainmentEstimate(p.whole.tallies, AttainmentKind::kService, 0.95).mean), Percent(busy),
                       Count(static_cast<std::int64_t>(mean.owned / 3600 + 0.5)),
-                      p.whole.gpus_added > 0
-                          ? fmt::format(", with {} more than the busiest window needs", Plural(p.whole.gpus_added, "GPU"))
+                      p.gpus > p.searched_gpus
+                          ? fmt::format(", with {} more than the busiest window needs", Plural(p.gpus - p.searched_gpus, "GPU"))
                           : "",
                       p.whole.holds ? "" : ", and the target is still missed"));
     }
@@ -224,7 +236,7 @@ std::string PlanText(const Scenario& scenario, const Plan& plan, const PlanOptio
                {"work", Align::kRight, "bound"},
                {"mem", Align::kRight, "bound"},
                {"binding", Align::kLeft, ""}});
-  for (const PolicyPlan& p : plan.policies) PolicyRow(p, table);
+  for (const PolicyPlan& p : plan.policies) PolicyRow(p, options.criteria.targets.front().kind, table);
   out += table.Text(style) + "\n" + Notes(plan, options);
   if (!scenario.workload.path.empty() && options.replications > 1) {
     out += Wrap(
@@ -240,7 +252,7 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
   const Scenario scenario = LoadScenarioArgument(options);
   std::vector<std::string> policies;
   if (!options.policies.empty()) policies = PolicyList(options.policies);
-  if (policies.empty() && options.choose_pooled) policies = {"dedicated", scenario.Pools().front().policy.name};
+  if (policies.empty() && options.choose_pooled) policies = {"dedicated", ""};
   PlanOptions plan_options = PlanOptionsOf(options);
   const bool to_files = !options.out.empty();
   const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
@@ -258,6 +270,10 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
     if (options.choose_pooled && !both) {
       throw InputError(
           "--choose-pooled: it takes a policy that gives every model its own GPUs and one that shares, both with an answer");
+    }
+    if (options.attribution == "exact" && !both) {
+      throw InputError(
+          "--attribution: exact compares a policy that gives every model its own GPUs with one that shares; plan both");
     }
     if (both) savings = SavingsByModel(*pair.dedicated, *pair.pooled, plan_options, options.attribution == "exact");
     if (options.choose_pooled) choices = ChoosePooled(*pair.dedicated, *pair.pooled, plan_options);
@@ -328,8 +344,9 @@ void AddPlanCommand(CLI::App& app, Invocation& invocation) {
                    "(default: busy)")
       ->check(CLI::IsMember({"busy", "exact"}).description(""))
       ->type_name("busy|exact");
-  command->add_flag("--choose-pooled", options->choose_pooled,
-                    "which models of a pool should share, and which keep GPUs of their own, for the fewest GPUs in all");
+  command->add_flag(
+      "--choose-pooled", options->choose_pooled,
+      "which models of a pool should share, and which keep GPUs of their own: the cut with the fewest GPUs of those tried");
   command->footer(kExamples);
   command->callback([options, confidence, &invocation] {
     options->confidence_typed = confidence->count() > 0;

@@ -133,10 +133,13 @@ TEST_CASE("dedicated fleets are sized model by model, and the answer runs as a s
     CHECK(item.sized.gpus == item.sized.size.instances * (item.unit.pool == "b" ? 2 : 1));
   }
   CHECK(p.gpus == gpus);
+  // A fleet is owned for as long as requests come, also those GPUs whose model has none.
+  CHECK(MeanOf(p.at).owned == Approx(static_cast<double>(p.searched_gpus) * 1800));
+  CHECK(*MeanOf(p.at).usd_per_hour == Approx(static_cast<double>(p.searched_gpus) * 0.78));
   REQUIRE(p.whole.done);
   CHECK(p.whole.holds);
   const RunResult direct = testing::Run(p.scenario);
-  CHECK(direct.gpus == p.gpus + p.whole.gpus_added);
+  CHECK(direct.gpus == p.gpus);
   CHECK(AttainmentOf(direct.total).service == Approx(p.whole.tallies.front().Share(AttainmentKind::kService)));
 }
 
@@ -223,6 +226,8 @@ TEST_CASE("what a plan cannot do is said in one line", "[unit]") {
   CHECK_THAT(refused("s.json --target servic=0.9"), Contains("did you mean \"service\"?"));
   CHECK_THAT(refused("s.json --target service=90"), Contains("expected a share above 0 and at most 1"));
   CHECK_THAT(refused("s.json --target service"), Contains("expected a share"));
+  CHECK_THAT(refused("s.json --target service=0.9 --target service=0.95"), Contains("service is given twice"));
+  CHECK_THAT(refused("s.json --policies aegaeon --attribution exact --replications 1"), Contains("--attribution"));
   CHECK_THAT(refused("s.json --policies aegaeo"), Contains("did you mean \"aegaeon\"?"));
   CHECK_THAT(refused("s.json --choose-pooled --policies aegaeon,serverless-llm --replications 1"), Contains("--choose-pooled"));
   Json gpu = ParseJson(testing::Get(std::filesystem::path(POOLSIM_SOURCE_DIR) / "models/gpus/h800.json"), "h800.json");
