@@ -72,17 +72,20 @@ Tally TallyOf(const Scenario& s, double span_s, const RunResult& result) {
   const auto first = std::min(windows, static_cast<std::size_t>(s.metrics.warmup_s / window_s + 0.999999));
   const bool whole = first >= windows;
   const double seconds = whole ? ToSeconds(result.end) : static_cast<double>(windows - first) * window_s;
-  double busy = 0;
   for (std::size_t a = 0; a < t.activity.size(); ++a) {
     GpuTime time = whole ? result.activity[a] : 0;
     for (std::size_t w = first; w < std::min(windows, result.windows.size()); ++w) time += result.windows[w].activity[a];
     t.activity[a] = static_cast<double>(time) * 1e-12;
-    busy += t.activity[a];
   }
   for (std::size_t w = first; w < std::min(windows, result.windows.size()); ++w) t.switches += result.windows[w].switches;
   if (whole) t.switches = m.switches;
   t.owned = static_cast<double>(t.gpus) * seconds;
   t.hours = seconds / 3600;
+  const double end_hours = ToSeconds(result.end) / 3600;
+  t.usd_per_hour = result.cost_usd;
+  if (t.usd_per_hour) *t.usd_per_hour /= end_hours;
+  t.power_kw = result.energy_kwh;
+  if (t.power_kw) *t.power_kw /= end_hours;
   for (const ModelRow& row : result.models) {
     const ModelMetrics& r = row.metrics;
     t.models.push_back({row.name, row.pool, r.requests, r.service, r.on_time_tokens, r.wanted_tokens, r.on_time_requests, r.switches,
