@@ -21,6 +21,9 @@ struct FleetVariation {
   std::optional<double> target;
   std::optional<std::int64_t> replicas;
 
+  // Whether the pools differ from the base's.
+  bool Repools() const { return target.has_value() || !set.empty(); }
+
   void Describe(Fields& f) {
     f.Text("label", label, "the value, for people");
     f.Texts("set", set, "settings changed, PATH=VALUE");
@@ -94,9 +97,7 @@ std::int64_t DedicatedGpus(const Scenario& scenario, std::int64_t replicas) {
   return Simulate(s, facts, {}).gpus;
 }
 
-FleetRow SizeFleet(const FleetSpec& spec, const FleetVariation& change, const Scenario& scenario) {
-  FleetRow row;
-  row.before = DedicatedGpus(scenario, change.replicas.value_or(spec.replicas));
+void SizePools(const FleetSpec& spec, const FleetVariation& change, const Scenario& scenario, FleetRow& row) {
   PlanOptions options;
   options.criteria.targets = {{AttainmentKind::kService, change.target.value_or(spec.target)}};
   options.criteria.max_gpus = row.before;  // more would save nothing
@@ -106,14 +107,13 @@ FleetRow SizeFleet(const FleetSpec& spec, const FleetVariation& change, const Sc
   const PolicyPlan plan = MakePlan(scenario, {"aegaeon"}, options).policies.front();
   row.found = plan.found;
   row.reason = plan.reason;
-  if (!plan.found) return row;
+  if (!plan.found) return;
   row.after = plan.gpus;
   row.low = plan.low_gpus;
   row.high = plan.high_gpus;
   row.attainment = AttainmentEstimate(plan.at, AttainmentKind::kService, options.criteria.confidence).mean;
   for (const SizedUnit& unit : plan.units)
     row.pools += fmt::format("{}{} {}", row.pools.empty() ? "" : " + ", unit.sized.gpus, unit.unit.pool);
-  return row;
 }
 
 std::string InQuotes(const std::string& text) {
@@ -143,8 +143,16 @@ FigureOutput FleetFigure(const std::string& name, const FigureContext& context) 
   for (const FleetAssumption& a : spec.assumptions) changes.insert(changes.end(), a.values.begin(), a.values.end());
   std::vector<FleetRow> rows(changes.size());
   context.team->Run(changes.size(), [&](std::size_t i, int) {
-    rows[i] = SizeFleet(spec, changes[i], ParseScenario(out.files[1].second, spec.scenario, ".", changes[i].set));
+    const Scenario scenario = ParseScenario(out.files[1].second, spec.scenario, ".", changes[i].set);
+    rows[i].before = DedicatedGpus(scenario, changes[i].replicas.value_or(spec.replicas));
+    if (i == 0 || changes[i].Repools()) SizePools(spec, changes[i], scenario, rows[i]);
   });
+  for (std::size_t i = 1; i < rows.size(); ++i) {
+    if (changes[i].Repools()) continue;
+    const std::int64_t before = rows[i].before;
+    rows[i] = rows.front();
+    rows[i].before = before;
+  }
 
   const FleetRow& base = rows.front();
   if (!base.found) throw InputError(fmt::format("{}{}: {}", folder, spec.scenario, base.reason));
