@@ -142,6 +142,7 @@ constexpr Figure kFigures[] = {
     {"16", "KV memory that holds no token", SweepFigure},
     {"17", "small GPUs, large models", SweepFigure},
     {"deployment", "1,192 GPUs and 213", DeploymentFigure},
+    {"fleet", "what pooling the cold models saves of 30,000 GPUs", FleetFigure},
 };
 
 std::vector<const Figure*> Chosen(const std::string& list) {

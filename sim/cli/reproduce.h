@@ -25,5 +25,6 @@ struct FigureOutput {
 
 // Figures that are no sweep of runs.
 FigureOutput DeploymentFigure(const std::string& name, const FigureContext& context);
+FigureOutput FleetFigure(const std::string& name, const FigureContext& context);
 
 }  // namespace poolsim
