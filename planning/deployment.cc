@@ -35,6 +35,7 @@ void FamilySpec::Describe(Fields& f) {
   f.Text("scenario", scenario, "file beside this one");
   f.Choice("sizing", sizing, "what is fitted to the GPUs", {"headroom", "sites"});
   f.Real("window_s", window_s, "the busiest, in which the target must hold", 1);
+  f.Bool("predict", predict, "the pooled fleet is sized; else the dedicated one alone");
   f.NestedList("assumptions", assumptions, "that are varied");
 }
 
@@ -74,6 +75,7 @@ std::vector<double> SitesFor(double gpus, const std::vector<std::int64_t>& of_po
 namespace {
 
 constexpr double kLoose = 0.9;
+constexpr double kNear = 0.03;  // relative; of a utilisation to what it was fitted to
 
 Scenario ScenarioOf(const FamilySpec& family, const Variation& variation, const ScenarioText& read) {
   return ParseScenario(read(family.scenario), family.scenario, ".", variation.set);
@@ -148,7 +150,8 @@ double Sum(const std::vector<std::int64_t>& gpus, const std::vector<double>& sit
   return sum;
 }
 
-// The root of a rising function, by secants in the logarithms, to a relative `within`.
+// The root of a rising function, by secants in the logarithms, to a relative `within`, or what eight steps come to: the caller
+// looks at what it is worth.
 template <class Function>
 double Root(double x, double target, double within, const Function& f) {
   double slope = 1;
@@ -168,8 +171,14 @@ double LoadForGpus(const DedicatedFleet& fleet, double gpus, double headroom, do
   const std::vector<double> once(fleet.Gpus(near, headroom).size(), 1);
   const auto fits = [&](double load) { return Sum(fleet.Gpus(load, headroom), once) <= gpus; };
   double low = near, high = near;
-  while (!fits(low)) low /= 1.5;
-  while (fits(high)) high *= 1.5;
+  while (!fits(low)) {
+    low /= 1.5;
+    if (low < near * 1e-6) throw InputError(fmt::format("no load gives a dedicated fleet of at most {:g} GPUs", gpus));
+  }
+  while (fits(high)) {
+    high *= 1.5;
+    if (high > near * 1e6) throw InputError(fmt::format("no load gives a dedicated fleet of more than {:g} GPUs", gpus));
+  }
   while (high / low > 1.0001) {
     const double middle = std::sqrt(low * high);
     (fits(middle) ? low : high) = middle;
@@ -220,6 +229,11 @@ Fit FitFamily(const DeploymentSpec& spec, const FamilySpec& family, const Variat
   const std::vector<PoolConfig> pools = scenario.Pools();
   for (std::size_t p = 0; p < pools.size(); ++p) fit.pools.push_back({pools[p].name, sites[p], gpus[p]});
   fit.gpus = Sum(gpus, sites);
+  if (std::abs(fit.gpus - spec.gpus) > 0.001 * spec.gpus) {
+    fit.missed = fmt::format("no fit: {:g} GPUs", fit.gpus);
+  } else if (!variation.headroom && std::abs(fit.utilisation / utilisation - 1) > kNear) {
+    fit.missed = fmt::format("no fit: busy {:.1f} %", 100 * fit.utilisation);
+  }
   return fit;
 }
 
@@ -298,8 +312,8 @@ class PooledSizing {
     return fleet;
   }
 
-  WholeRun Whole(const PooledFleet& fleet) const {
-    WholeRun whole;
+  // `whole` with the pooled fleet's part.
+  WholeRun Whole(const PooledFleet& fleet, WholeRun whole) const {
     double owned = 0, service = 0, requests = 0, busy = 0, steps = 0;
     for (std::size_t p = 0; p < units_.size(); ++p) {
       const Unit& unit = units_[p];
@@ -352,51 +366,68 @@ DeploymentResult RunDeployment(const DeploymentSpec& spec, const ScenarioText& r
   const auto say = [&](const std::string& what) {
     if (progress) progress(what);
   };
+  const Variation as_is;
   result.predictions.resize(spec.families.size());
-  std::vector<PooledFleet> once(spec.families.size());  // with the replications that the bars have
   team.Run(spec.families.size(), [&](std::size_t i, int) {
-    const FamilySpec& family = spec.families[i];
-    say(family.name);
     Prediction& p = result.predictions[i];
-    const Variation as_is;
-    p.family = family.name;
-    p.fit = FitFamily(spec, family, as_is, read);
+    p.family = spec.families[i].name;
+    p.fit = FitFamily(spec, spec.families[i], as_is, read);
+    if (!p.fit.missed.empty()) throw InputError(fmt::format("{}: {}", spec.families[i].scenario, p.fit.missed));
+    say(fmt::format("{}: fitted", p.family));
+  });
+  const auto predict = [&](std::size_t i) {
+    const FamilySpec& family = spec.families[i];
+    Prediction& p = result.predictions[i];
+    std::vector<double> sites;
+    for (const Fit::Pool& pool : p.fit.pools) sites.push_back(pool.sites);
+    p.whole.dedicated_busy = DedicatedFleet(ScenarioOf(family, as_is, read)).Busy(p.fit.load, p.fit.headroom, sites, 0);
+    if (!family.predict) return;
     const PooledSizing sizing(spec, family, as_is, p.fit, static_cast<int>(spec.replications), family.window_s, read);
     p.pooled = sizing.Find(spec.target, true);
     p.loose = sizing.Find(kLoose, true);
-    once[i] = SizePooled(spec, family, as_is, p.fit, 1, read);
-    const Scenario scenario = ScenarioOf(family, as_is, read);
-    std::vector<double> sites;
-    for (const Fit::Pool& pool : p.fit.pools) sites.push_back(pool.sites);
-    if (p.pooled.found) p.whole = PooledSizing(spec, family, as_is, p.fit, 1, kMaxSeconds, read).Whole(p.pooled);
-    p.whole.dedicated_busy = DedicatedFleet(scenario).Busy(p.fit.load, p.fit.headroom, sites, 0);
-  });
+    if (p.pooled.found) p.whole = PooledSizing(spec, family, as_is, p.fit, 1, kMaxSeconds, read).Whole(p.pooled, p.whole);
+    say(fmt::format("{}: predicted", p.family));
+  };
+  // The first bars are the families as they are, from which the others are changes.
   struct Task {
     std::size_t family;
     const AssumptionSpec* assumption;
     const Variation* variation;
   };
+  AssumptionSpec none;
+  none.name = "one replication";
+  Variation base = as_is;
+  base.label = "as it is";
   std::vector<Task> tasks;
+  for (std::size_t i = 0; i < spec.families.size(); ++i) tasks.push_back({i, &none, &base});
   for (std::size_t i = 0; i < spec.families.size(); ++i) {
     for (const AssumptionSpec& a : spec.families[i].assumptions) {
       for (const Variation& v : a.values) tasks.push_back({i, &a, &v});
     }
   }
+  const std::size_t families = spec.families.size();
   result.bars.resize(tasks.size());
-  team.Run(tasks.size(), [&](std::size_t t, int) {
-    const Task& task = tasks[t];
+  team.Run(families + tasks.size(), [&](std::size_t t, int) {
+    if (t < families) return predict(t);
+    const Task& task = tasks[t - families];
     const FamilySpec& family = spec.families[task.family];
-    Bar& bar = result.bars[t];
+    Bar& bar = result.bars[t - families];
     bar.family = family.name;
     bar.assumption = task.assumption->name;
     bar.base = task.assumption->base;
     bar.label = task.variation->label;
     bar.why = task.assumption->why;
-    bar.fit = task.variation->refit ? FitFamily(spec, family, *task.variation, read) : result.predictions[task.family].fit;
-    bar.pooled = SizePooled(spec, family, *task.variation, bar.fit, 1, read);
-    bar.change = bar.pooled.gpus - once[task.family].gpus;
+    const bool fitted = task.assumption == &none || !task.variation->refit;
+    bar.fit = fitted ? result.predictions[task.family].fit : FitFamily(spec, family, *task.variation, read);
+    if (!bar.fit.missed.empty()) {
+      bar.pooled.reason = bar.fit.missed;
+    } else if (family.predict) {
+      bar.pooled = SizePooled(spec, family, *task.variation, bar.fit, 1, read);
+    }
     say(fmt::format("{}: {} {}: {:.0f}", family.name, bar.assumption, bar.label, bar.pooled.gpus));
   });
+  for (std::size_t t = 0; t < tasks.size(); ++t)
+    result.bars[t].change = result.bars[t].pooled.gpus - result.bars[tasks[t].family].pooled.gpus;
   return result;
 }
 
@@ -450,6 +481,7 @@ std::string DeploymentText(const DeploymentResult& result) {
                         100 * p.whole.dedicated_busy);
     for (const Fit::Pool& pool : p.fit.pools) text += fmt::format("; {} {:g} x {}", pool.name, pool.sites, pool.gpus);
     text += "\n";
+    if (p.pooled.reason.empty() && !p.pooled.found) continue;
     for (const auto& [target, f] : {std::pair(result.spec.target, &p.pooled), std::pair(kLoose, &p.loose)}) {
       text += f->found ? fmt::format("  pooled, service {:g}: {:g} GPUs [{:g}, {:g}], {}; busiest window: attainment {:.4f}, busy "
                                      "{:.1f} %, steps alone {:.1f} %\n",
@@ -457,14 +489,19 @@ std::string DeploymentText(const DeploymentResult& result) {
                                      100 * f->steps)
                        : fmt::format("  pooled, service {:g}: {}\n", target, f->reason);
     }
+    if (!p.pooled.found) continue;
     text += fmt::format("  over {:.0f} hours: attainment {:.4f}, busy {:.1f} %, steps alone {:.1f} %\n", p.whole.hours,
                         p.whole.attainment, 100 * p.whole.busy, 100 * p.whole.steps);
   }
+  text += "\nEach assumption with another value, one replication: GPUs of the pooled fleet and the change; those of the dedicated one\n";
   for (const Bar& b : result.bars) {
-    text += fmt::format("  {:<12} {:<26} {:<30} {:>6} {:>+7.0f}  load {:.4g}, {:g} x, busy {:.3f}; {}\n", b.family, b.assumption,
-                        b.label, b.pooled.found ? fmt::format("{:.0f}", b.pooled.gpus) : "none", b.pooled.found ? b.change : 0.0,
-                        b.fit.load, b.fit.pools.front().sites, b.pooled.busy,
-                        b.pooled.found ? PoolsText(b.pooled) : b.pooled.reason);
+    const std::string gpus = b.pooled.found ? fmt::format("{:.0f}", b.pooled.gpus) : b.pooled.reason.empty() ? "-" : "none holds";
+    text += fmt::format("  {:<10} {:<25} {:<15} {:>10} {:>5}  dedicated {:g}, busy {:.1f} %, {:.4g} requests/s a model", b.family,
+                        b.assumption, b.label, gpus, b.pooled.found ? fmt::format("{:+.0f}", b.change) : "", b.fit.gpus,
+                        100 * b.fit.utilisation, b.fit.load);
+    if (b.fit.headroom > 0) text += fmt::format(", headroom {:.3f}", b.fit.headroom);
+    const std::string rest = b.pooled.found ? PoolsText(b.pooled) : b.pooled.reason;
+    text += (rest.empty() ? "" : "; ") + rest + "\n";
   }
   return text;
 }

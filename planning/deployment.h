@@ -11,7 +11,7 @@
 //
 // The pooled fleet is then a prediction: the fewest GPUs of every pool under the policy aegaeon that hold a target in the busiest
 // window (plan.h), times the pool's sites. What each assumption is worth is found by giving it another value, fitting load and
-// sizing anew, and sizing the pooled fleet again.
+// sizing anew, and sizing the pooled fleet again. A change has the grain of what can change: an instance in every site of its pool.
 #pragma once
 
 #include <optional>
@@ -51,7 +51,8 @@ struct FamilySpec {
   std::string name;
   std::string scenario;  // file beside the document
   std::string sizing = "headroom";
-  double window_s = 7200;  // the busiest, in which the target must hold
+  double window_s = 3600;  // the busiest, in which the target must hold
+  bool predict = true;     // the pooled fleet; else the dedicated one alone
   std::vector<AssumptionSpec> assumptions;
   void Describe(Fields& f);
 };
@@ -61,7 +62,7 @@ struct DeploymentSpec {
   double utilisation = 0.236;  // busy, mean over the scenario
   double target = 0.99;       // service attainment of each pool
   double fit_s = 86400;       // of the scenario, over which a fit looks at the utilisation
-  std::int64_t replications = 5;  // of the predictions; assumptions are varied with one
+  std::int64_t replications = 3;  // of the predictions; fits and varied assumptions have one
   std::vector<FamilySpec> families;
   void Describe(Fields& f);
 };
@@ -78,10 +79,11 @@ struct Fit {
   std::vector<Pool> pools;
   double gpus = 0;         // of all sites
   double utilisation = 0;  // in the span of the fit
+  std::string missed;      // how far off, where no load and sizing give the GPUs and the utilisation that were wanted
 };
 
 struct PooledFleet {
-  bool found = false;
+  bool found = false;  // else there is a reason, or it was not asked for
   std::string reason;
   double gpus = 0;  // of all sites
   double low_gpus = 0;
@@ -123,7 +125,7 @@ struct Bar {
   std::string why;
   Fit fit;
   PooledFleet pooled;
-  double change = 0;  // GPUs, from the same with no variation and as many replications
+  double change = 0;  // GPUs, where found, from the same with no variation and as many replications
 };
 
 struct DeploymentResult {
@@ -136,7 +138,7 @@ struct DeploymentResult {
 DeploymentSpec ReadDeployment(const std::string& text, const std::string& name);
 using ScenarioText = std::function<std::string(const std::string& file)>;
 
-// Parts of the whole, for tests.
+// Parts of the whole, for tests. FitFamily throws InputError where a load does not exist at all.
 Fit FitFamily(const DeploymentSpec& spec, const FamilySpec& family, const Variation& variation, const ScenarioText& read);
 PooledFleet SizePooled(const DeploymentSpec& spec, const FamilySpec& family, const Variation& variation, const Fit& fit,
                        int replications, const ScenarioText& read);

@@ -240,6 +240,7 @@ void Reproduce(const Options& options, const Invocation& invocation) {
   FigureContext context;
   context.team = &team;
   context.threads = options.threads;
+  if (!options.quiet) context.progress = [](const std::string& what) { fmt::print(stderr, "  {}\n", what); };
 
   std::vector<std::pair<std::string, FigureOutput>> outputs;
   std::vector<Claim> claims;

@@ -1,6 +1,7 @@
 // What a figure of `poolsim reproduce` is made from and gives.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@ namespace poolsim {
 struct FigureContext {
   Team* team = nullptr;
   int threads = 1;  // of the team
+  std::function<void(const std::string& what)> progress;  // may be empty; from any thread
 };
 
 struct FigureOutput {

@@ -4,6 +4,7 @@
 #include "planning/deployment.h"
 #include "sim/cli/reproduce.h"
 #include "sim/embedded.h"
+#include "sim/report.h"
 
 namespace poolsim {
 
@@ -22,7 +23,7 @@ FigureOutput DeploymentFigure(const std::string& name, const FigureContext& cont
     return std::string();
   };
   const DeploymentSpec spec = ReadDeployment(document, folder + "deployment.json");
-  const DeploymentResult result = RunDeployment(spec, read, *context.team, nullptr);
+  const DeploymentResult result = RunDeployment(spec, read, *context.team, context.progress);
   for (const Prediction& p : result.predictions) {
     const auto claim = [&](const char* what, double low, double high, const Estimate& ours, const std::string& note) {
       out.claims.push_back({name, fmt::format("{}: {}", p.family, what), low, high, ours, note});
@@ -41,8 +42,15 @@ FigureOutput DeploymentFigure(const std::string& name, const FigureContext& cont
     claim("pooled fleet busy, %", 48.1, 48.1, {busy, busy, busy}, "predicted, at 99 % of service");
     claim("pooled fleet in prefill and decode, %", 48.1, 48.1, {steps, steps, steps}, "predicted, at 99 % of service");
   }
-  out.files.push_back({"tornado.csv", DeploymentCsv(result)});
+  out.files.push_back({"table.csv", DeploymentCsv(result)});
   out.files.push_back({"table.txt", DeploymentText(result)});
+  const Json figure{{"kind", "tornado"},
+                    {"title", "GPUs of the pooled fleet, an assumption at a time; dashed: reported"},
+                    {"x", "pooled_gpus"},
+                    {"x_label", "GPUs (0.99 of service in the busiest window)"},
+                    {"base", {"one replication", "as it is"}},
+                    {"level", 213}};
+  out.files.push_back({"figure.json", FileText(figure)});
   return out;
 }
 
