@@ -436,8 +436,8 @@ namespace {
 std::string PoolsText(const PooledFleet& fleet) {
   std::string text;
   for (const PooledFleet::Pool& p : fleet.pools) {
-    text += fmt::format("{}{:g} x {} {} ({} prefill)", text.empty() ? "" : ", ", std::round(p.sites * 100) / 100, p.gpus, p.name,
-                        p.prefill_gpus);
+    text += fmt::format("{}{:g} x {} {}", text.empty() ? "" : ", ", std::round(p.sites * 100) / 100, p.gpus, p.name);
+    if (p.prefill_gpus > 0) text += fmt::format(" ({} prefill)", p.prefill_gpus);
   }
   return text;
 }
@@ -495,7 +495,12 @@ std::string DeploymentText(const DeploymentResult& result) {
   }
   text += "\nEach assumption with another value, one replication: GPUs of the pooled fleet and the change; those of the dedicated one\n";
   for (const Bar& b : result.bars) {
-    const std::string gpus = b.pooled.found ? fmt::format("{:.0f}", b.pooled.gpus) : b.pooled.reason.empty() ? "-" : "none holds";
+    std::string gpus = "-";
+    if (b.pooled.found) {
+      gpus = fmt::format("{:.0f}", b.pooled.gpus);
+    } else if (b.fit.missed.empty() && !b.pooled.reason.empty()) {
+      gpus = "none holds";
+    }
     text += fmt::format("  {:<10} {:<25} {:<15} {:>10} {:>5}  dedicated {:g}, busy {:.1f} %, {:.4g} requests/s a model", b.family,
                         b.assumption, b.label, gpus, b.pooled.found ? fmt::format("{:+.0f}", b.change) : "", b.fit.gpus,
                         100 * b.fit.utilisation, b.fit.load);

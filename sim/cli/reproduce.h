@@ -13,7 +13,7 @@ namespace poolsim {
 
 struct FigureContext {
   Team* team = nullptr;
-  int threads = 1;  // of the team
+  int threads = 1;                                        // of the team
   std::function<void(const std::string& what)> progress;  // may be empty; from any thread
 };
 
