@@ -66,18 +66,6 @@ double SpanSeconds(const WorkloadFacts& facts) {
 
 namespace {
 
-// What is known of these models alone.
-WorkloadFacts FactsOf(const WorkloadFacts& facts, const std::vector<std::int32_t>& models) {
-  WorkloadFacts only;
-  for (const std::int32_t m : models) {
-    const ModelNames::Model& model = facts.names.models()[static_cast<std::size_t>(m)];
-    only.names.Intern(model.name, model.base);
-    only.forecast.push_back(facts.forecast[static_cast<std::size_t>(m)]);
-    only.seen.requests += only.forecast.back().requests;
-  }
-  return only;
-}
-
 bool SizedByModel(const PolicyConfig& policy) {
   const PolicyEntry& entry = *Registry<PolicyEntry>::Get().Find(policy.name);
   return entry.owns_fleet && entry.instances_param != nullptr;

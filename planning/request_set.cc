@@ -1,7 +1,5 @@
 #include "planning/request_set.h"
 
-#include <algorithm>
-
 namespace poolsim {
 namespace {
 
@@ -36,14 +34,6 @@ RequestSet RequestSet::Only(const std::vector<std::int32_t>& models) const {
   return only;
 }
 
-RequestSet RequestSet::Between(TimePs from, TimePs to) const {
-  const auto before = [](const RequestSpec& r, TimePs t) { return r.arrival < t; };
-  const auto first = std::lower_bound(rows.begin(), rows.end(), from, before);
-  RequestSet between{names, {first, std::lower_bound(first, rows.end(), to, before)}};
-  for (RequestSpec& r : between.rows) r.arrival -= from;
-  return between;
-}
-
 RequestSet ReadRequests(const Scenario& scenario) {
   const std::unique_ptr<RequestSource> source = OpenScenarioWorkload(scenario);
   RequestSet set;
@@ -57,8 +47,15 @@ std::unique_ptr<RequestSource> OpenRequests(std::shared_ptr<const RequestSet> se
   return std::make_unique<SetSource>(std::move(set));
 }
 
-WorkloadFacts FactsOf(const Scenario& scenario, const std::shared_ptr<const RequestSet>& set) {
-  return SurveyRequests(scenario, *OpenRequests(set));
+WorkloadFacts FactsOf(const WorkloadFacts& facts, const std::vector<std::int32_t>& models) {
+  WorkloadFacts only;
+  for (const std::int32_t m : models) {
+    const ModelNames::Model& model = facts.names.models()[static_cast<std::size_t>(m)];
+    only.names.Intern(model.name, model.base);
+    only.forecast.push_back(facts.forecast[static_cast<std::size_t>(m)]);
+    only.seen.requests += only.forecast.back().requests;
+  }
+  return only;
 }
 
 }  // namespace poolsim

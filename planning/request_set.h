@@ -15,15 +15,13 @@ struct RequestSet {
 
   // Of these models alone, as 0, 1, ... in their order.
   RequestSet Only(const std::vector<std::int32_t>& models) const;
-  // Those that arrive in [from, to), with arrivals counted from `from`.
-  RequestSet Between(TimePs from, TimePs to) const;
 };
 
 // All requests of the scenario's workload.
 RequestSet ReadRequests(const Scenario& scenario);
 // A source of its own over the set, which is shared.
 std::unique_ptr<RequestSource> OpenRequests(std::shared_ptr<const RequestSet> set);
-// What one pass over them says: as for the scenario's own workload.
-WorkloadFacts FactsOf(const Scenario& scenario, const std::shared_ptr<const RequestSet>& set);
+// What is known of these models alone, as 0, 1, ... in their order.
+WorkloadFacts FactsOf(const WorkloadFacts& facts, const std::vector<std::int32_t>& models);
 
 }  // namespace poolsim

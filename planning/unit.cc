@@ -63,8 +63,6 @@ Tally TallyOf(const Scenario& s, double span_s, const RunResult& result) {
   t.tokens_on_time = m.on_time_tokens;
   t.tokens_wanted = m.wanted_tokens;
   t.requests_on_time = m.on_time_requests;
-  t.failed = FailedRequests(m);
-  t.failed_kv = m.outcomes[static_cast<std::size_t>(Outcome::kKvPrompt)] + m.outcomes[static_cast<std::size_t>(Outcome::kKvGrowth)];
   // Books of the span in which requests arrive: what comes before is warm-up, after it the fleet drains. Whole windows of the run,
   // so that they stand for the span; a run that is shorter than a window, or ends before the span does, is taken as it is.
   const double window_s = s.metrics.window_s;
@@ -109,8 +107,6 @@ void Tally::Add(const Tally& other) {
   tokens_on_time += other.tokens_on_time;
   tokens_wanted += other.tokens_wanted;
   requests_on_time += other.requests_on_time;
-  failed += other.failed;
-  failed_kv += other.failed_kv;
   for (std::size_t a = 0; a < activity.size(); ++a) activity[a] += other.activity[a];
   owned += other.owned;
   switches += other.switches;
@@ -146,13 +142,7 @@ Json Unit::Params() const {
 
 Unit Unit::Only(const std::vector<std::int32_t>& models) const {
   Unit only = *this;
-  only.facts = WorkloadFacts{};
-  for (const std::int32_t m : models) {
-    const ModelNames::Model& named = facts.names.models()[static_cast<std::size_t>(m)];
-    only.facts.names.Intern(named.name, named.base);
-    only.facts.forecast.push_back(facts.forecast[static_cast<std::size_t>(m)]);
-    only.facts.seen.requests += only.facts.forecast.back().requests;
-  }
+  only.facts = FactsOf(facts, models);
   for (auto& set : only.requests) set = std::make_shared<RequestSet>(set->Only(models));
   return only;
 }

@@ -48,8 +48,6 @@ struct Tally {
   std::int64_t tokens_on_time = 0;
   std::int64_t tokens_wanted = 0;
   std::int64_t requests_on_time = 0;
-  std::int64_t failed = 0;
-  std::int64_t failed_kv = 0;
   std::array<double, kActivities> activity{};         // GPU-seconds while requests arrive
   double owned = 0;                                   // GPU-seconds while requests arrive
   std::int64_t switches = 0;

@@ -9,6 +9,7 @@
 #include "sim/cli/commands.h"
 #include "sim/cli/interrupt.h"
 #include "sim/cli/progress.h"
+#include "sim/cli/search_options.h"
 #include "sim/cli/table.h"
 #include "sim/errors.h"
 
@@ -29,45 +30,20 @@ constexpr const char* kExamples =
     "DIR gets plan.json, scenario.json, manifest.json, answer-POLICY.json, a scenario per policy at its\n"
     "answer, ready to run; and savings.csv, model by model, where dedicated and a shared policy are planned.";
 
-struct Options : SimulationOptions {
+struct Options : SearchOptions {
   std::string policies;
-  std::vector<std::string> targets;
-  std::vector<std::string> model_targets;
-  std::int64_t replications = 5;
   double confidence = 0.95;
   bool confidence_typed = false;
-  std::int64_t max_gpus = 30'000;
-  double window_s = 3600;
-  double warmup_s = 600;
   bool confirm = false;
   bool no_confirm = false;
   std::string attribution = "busy";
   bool choose_pooled = false;
 };
 
-PlanOptions PlanOptionsOf(const Options& options) {
-  PlanOptions plan;
-  plan.replications = static_cast<int>(options.replications);
-  plan.threads = options.threads;
-  plan.check = options.check;
-  plan.window_s = options.window_s;
-  plan.warmup_s = options.warmup_s;
+PlanOptions AllOptionsOf(const Options& options) {
+  PlanOptions plan = PlanOptionsOf(options);
   plan.confirm = options.confirm ? Confirm::kAlways : options.no_confirm ? Confirm::kNo : Confirm::kIfShort;
-  Criteria& criteria = plan.criteria;
-  criteria.confidence = options.confidence;
-  criteria.max_gpus = options.max_gpus;
-  if (!options.targets.empty()) criteria.targets.clear();
-  for (const std::string& text : options.targets) criteria.targets.push_back(ParseTarget(text, "--target"));
-  for (const std::string& text : options.model_targets) criteria.model_targets.push_back(ParseTarget(text, "--per-model-target"));
-  for (const std::vector<Target>* targets : {&criteria.targets, &criteria.model_targets}) {
-    for (std::size_t i = 0; i < targets->size(); ++i) {
-      for (std::size_t j = 0; j < i; ++j) {
-        if ((*targets)[i].kind != (*targets)[j].kind) continue;
-        throw InputError(fmt::format("{}: {} is given twice", targets == &criteria.targets ? "--target" : "--per-model-target",
-                                     kAttainmentNames[static_cast<std::size_t>((*targets)[i].kind)]));
-      }
-    }
-  }
+  plan.criteria.confidence = options.confidence;
   if (options.confidence_typed && options.replications < 2) {
     throw InputError(
         fmt::format("--confidence: an interval needs at least 2 replications; found --replications {}", options.replications));
@@ -253,7 +229,7 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
   std::vector<std::string> policies;
   if (!options.policies.empty()) policies = PolicyList(options.policies);
   if (policies.empty() && options.choose_pooled) policies = {"dedicated", ""};
-  PlanOptions plan_options = PlanOptionsOf(options);
+  PlanOptions plan_options = AllOptionsOf(options);
   const bool to_files = !options.out.empty();
   const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
   const auto guard = to_files ? std::make_unique<InterruptGuard>([&folder] { folder->Discard(); }) : nullptr;
@@ -308,33 +284,13 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
 void AddPlanCommand(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("plan", "find the fewest GPUs of each policy that hold a target");
-  AddSimulationOptions(*command, *options);
+  AddSearchOptions(*command, *options,
+                   "service, token or request attainment that the requests of a pool must have; may be given often", "size", "");
   command->add_option("--policies", options->policies, "which, in this order (default: those of the scenario's pools)")
       ->type_name("A,B,...");
-  command
-      ->add_option("--target", options->targets,
-                   "service, token or request attainment that the requests of a pool must have; may be given often "
-                   "(default: service=0.9)")
-      ->allow_extra_args(false)
-      ->type_name("NAME=SHARE");
-  command->add_option("--per-model-target", options->model_targets, "the same for the requests of each model")
-      ->allow_extra_args(false)
-      ->type_name("NAME=SHARE");
-  command->add_option("--replications", options->replications, "runs of a size, with other seeds (default: 5)")
-      ->check(CLI::Range(1, 1000).description(""))
-      ->type_name("N");
   CLI::Option* confidence = command->add_option("--confidence", options->confidence, "of the intervals (default: 0.95)")
                                 ->check(CLI::Range(0.5, 0.9999).description(""))
                                 ->type_name("SHARE");
-  command->add_option("--max-gpus", options->max_gpus, "the most that a pool, or a dedicated model, may take (default: 30000)")
-      ->check(CLI::Range(1, 1'000'000).description(""))
-      ->type_name("N");
-  command->add_option("--window-s", options->window_s, "length of the busiest window that is searched (default: 3600)")
-      ->check(CLI::Range(1.0, 1e7).description(""))
-      ->type_name("S");
-  command->add_option("--warmup-s", options->warmup_s, "served before it and not counted (default: 600)")
-      ->check(CLI::Range(0.0, 1e7).description(""))
-      ->type_name("S");
   CLI::Option* confirm = command->add_flag(
       "--confirm", options->confirm, "run the answers on the whole workload however long it takes (else within 10 minutes)");
   command->add_flag("--no-confirm", options->no_confirm, "never")->excludes(confirm);

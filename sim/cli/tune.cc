@@ -8,6 +8,7 @@
 #include "sim/cli/commands.h"
 #include "sim/cli/interrupt.h"
 #include "sim/cli/progress.h"
+#include "sim/cli/search_options.h"
 #include "sim/cli/table.h"
 #include "sim/errors.h"
 
@@ -31,18 +32,12 @@ constexpr const char* kExamples =
     "DIR gets tune.json, tune.csv, a row per point, scenario.json, manifest.json, and best.json, the scenario\n"
     "with the best parameters, ready to run.";
 
-struct Options : SimulationOptions {
+struct Options : SearchOptions {
   std::string policy;
   std::vector<std::string> params;
   std::string objective = "attainment";
   std::string method = "grid";
   std::int64_t points = 5;
-  std::vector<std::string> targets;
-  std::vector<std::string> model_targets;
-  std::int64_t replications = 5;
-  std::int64_t max_gpus = 30'000;
-  double window_s = 3600;
-  double warmup_s = 600;
 };
 
 TuneOptions TuneOptionsOf(const Options& options, const Scenario& scenario) {
@@ -57,16 +52,7 @@ TuneOptions TuneOptionsOf(const Options& options, const Scenario& scenario) {
   }
   tune.objective = options.objective == "gpus" ? TuneObjective::kGpus : TuneObjective::kAttainment;
   tune.method = options.method == "grid" ? TuneMethod::kGrid : TuneMethod::kHalving;
-  tune.plan.replications = static_cast<int>(options.replications);
-  tune.plan.threads = options.threads;
-  tune.plan.check = options.check;
-  tune.plan.window_s = options.window_s;
-  tune.plan.warmup_s = options.warmup_s;
-  Criteria& criteria = tune.plan.criteria;
-  criteria.max_gpus = options.max_gpus;
-  if (!options.targets.empty()) criteria.targets.clear();
-  for (const std::string& text : options.targets) criteria.targets.push_back(ParseTarget(text, "--target"));
-  for (const std::string& text : options.model_targets) criteria.model_targets.push_back(ParseTarget(text, "--per-model-target"));
+  tune.plan = PlanOptionsOf(options);
   return tune;
 }
 
@@ -193,7 +179,8 @@ void TuneIt(const Options& options, const Invocation& invocation) {
 void AddTuneCommand(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("tune", "find the parameters with which a policy serves best or needs fewest GPUs");
-  AddSimulationOptions(*command, *options);
+  AddSearchOptions(*command, *options, "gpus: the service, token or request attainment to hold; attainment: which of them",
+                   "point", "gpus: ");
   command->add_option("--policy", options->policy, "whose parameters, of all pools (default: that of the scenario's first pool)")
       ->type_name("NAME");
   command->add_option("--param", options->params, "a parameter and its values; may be given often")
@@ -209,26 +196,6 @@ void AddTuneCommand(CLI::App& app, Invocation& invocation) {
   command->add_option("--points", options->points, "values of a range (default: 5)")
       ->check(CLI::Range(1, 1000).description(""))
       ->type_name("N");
-  command
-      ->add_option("--target", options->targets,
-                   "gpus: the service, token or request attainment to hold; attainment: which of them (default: service=0.9)")
-      ->allow_extra_args(false)
-      ->type_name("NAME=SHARE");
-  command->add_option("--per-model-target", options->model_targets, "gpus: the same for the requests of each model")
-      ->allow_extra_args(false)
-      ->type_name("NAME=SHARE");
-  command->add_option("--replications", options->replications, "runs of a point, with other seeds (default: 5)")
-      ->check(CLI::Range(1, 1000).description(""))
-      ->type_name("N");
-  command->add_option("--max-gpus", options->max_gpus, "gpus: the most that a pool may take (default: 30000)")
-      ->check(CLI::Range(1, 1'000'000).description(""))
-      ->type_name("N");
-  command->add_option("--window-s", options->window_s, "gpus: length of the busiest window that is searched (default: 3600)")
-      ->check(CLI::Range(1.0, 1e7).description(""))
-      ->type_name("S");
-  command->add_option("--warmup-s", options->warmup_s, "gpus: served before it and not counted (default: 600)")
-      ->check(CLI::Range(0.0, 1e7).description(""))
-      ->type_name("S");
   command->footer(kExamples);
   command->callback([options, &invocation] { invocation.action = [options, &invocation] { TuneIt(*options, invocation); }; });
 }
