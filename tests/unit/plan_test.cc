@@ -143,6 +143,19 @@ TEST_CASE("dedicated fleets are sized model by model, and the answer runs as a s
   CHECK(AttainmentOf(direct.total).service == Approx(p.whole.tallies.front().Share(AttainmentKind::kService)));
 }
 
+TEST_CASE("GPUs whose model has no request cost and draw what idle ones do", "[unit]") {
+  const Scenario scenario = testing::Parse(kTwoPools, {"workload.params.duration_s=600"});
+  const Plan plan = MakePlan(scenario, {"dedicated"}, Options(1));
+  Unit idle = plan.policies.front().units.back().unit;  // on two GPUs
+  idle.requests = {std::make_shared<RequestSet>()};
+  const Tally tally = idle.Run({3, 0}, 0);
+  CHECK(tally.gpus == 6);
+  CHECK(*tally.usd_per_hour == Approx(6 * 0.78));
+  CHECK(*tally.power_kw == Approx(6 * 0.122));
+  CHECK(tally.owned == Approx(6 * idle.span_s));
+  CHECK(tally.Share(AttainmentKind::kService) == 1);
+}
+
 TEST_CASE("pools are sized on their own, and per-model targets hold for each", "[unit]") {
   const Scenario scenario = testing::Parse(kTwoPools);
   PlanOptions options = Options(1);
