@@ -27,9 +27,12 @@ struct Lateness {
   }
 
   Wide Worst() const {
-    Wide worst = std::max(At(0), At(count - 1));
-    if (slope < 0) worst = std::max(worst, At(Turn()));
-    return worst;
+    const Wide worst = std::max(At(0), At(count - 1));
+    return slope < 0 ? std::max(worst, At(Turn())) : worst;
+  }
+  Wide Best() const {
+    const Wide best = std::min(At(0), At(count - 1));
+    return slope > 0 ? std::min(best, At(Turn())) : best;
   }
 
   // First j in [from, to) with F(j) > limit where F is monotone on [from, to); `to` when there is none.
@@ -96,8 +99,6 @@ void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_labe
   offset_sum_ = 0;
   finish_.clear();
   clean_.clear();
-  dirty_.clear();
-  dirty_stamps_.clear();
   fresh_.clear();
   fresh_stamps_.clear();
 }
@@ -146,14 +147,19 @@ void Batch::Join(RequestId id, RequestTable& requests, const Targets& targets) {
   for (std::size_t n = 0; n < padding_.size(); ++n) padding_[n] += padding[n];
   Push(finish_, {r.output - r.generated_offset, r.stamp, id}, requests);
   if (r.service.dirty) {
-    dirty_.push_back(id);
-    dirty_stamps_.push_back(r.stamp);
+    AddLate(id, r, targets);
   } else {
     // Due time of the token of step n is key + n TBT; token number is n + generated_offset - 1.
     Push(clean_, {r.arrival + targets.ttft + (r.generated_offset - 1) * targets.tbt, r.stamp, id}, requests);
   }
   fresh_.push_back(id);
   fresh_stamps_.push_back(r.stamp);
+}
+
+void Batch::AddLate(RequestId id, Request& r, const Targets& targets) {
+  const TimePs target = targets.ttft + (r.generated_offset - 1) * targets.tbt;
+  r.late_at = static_cast<std::int32_t>(late_.size());
+  late_.push_back({id, 0, r.arrival + target, r.service.start + target});
 }
 
 void Batch::Leave(RequestId id, RequestTable& requests) {
@@ -178,6 +184,13 @@ void Batch::Leave(RequestId id, RequestTable& requests) {
     r.blocks = static_cast<std::int32_t>((r.context() + block_tokens_ - 1) / block_tokens_);
     blocks_ -= r.blocks;
     ++r.stamp;
+    if (r.late_at != kNone) {
+      r.service.late_tokens += late_[r.late_at].late_tokens;
+      requests[late_.back().id].late_at = r.late_at;
+      late_[r.late_at] = late_.back();
+      late_.pop_back();
+      r.late_at = kNone;
+    }
     r.spent.decode += in_steps;
     r.spent.switching += in_switches;
     r.spent.kv += in_kv;
@@ -192,8 +205,6 @@ void Batch::Leave(RequestId id, RequestTable& requests) {
     // Nothing refers to old steps any more; keeps step numbers and heaps small.
     finish_.clear();
     clean_.clear();
-    dirty_.clear();
-    dirty_stamps_.clear();
     fresh_.clear();
     fresh_stamps_.clear();
     steps_ = 0;
@@ -212,15 +223,14 @@ void Batch::Account(TimePs first, TimePs gap, TimePs slope, std::int64_t count, 
     const TimePs end = metrics.WindowEnd(first);
     const TimePs last = first + Series{gap, slope}.Elapsed(count - 1);
     const std::int64_t here = last < end ? count : 1 + Series{gap, slope}.StepsWithin(end - 1 - first, count - 1);
-    AccountPiece(first, gap, slope, here, requests, metrics, observer);
+    AccountPiece(first, gap, slope, here, requests, metrics);
     first += Series{gap, slope}.Elapsed(here);
     gap += slope * here;
     count -= here;
   }
 }
 
-void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics,
-                         TokenObserver*) {
+void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics) {
   const Targets& targets = metrics.targets(model);
   ModelMetrics& mm = metrics.model(model);
   const std::int64_t size_now = size();
@@ -265,36 +275,34 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
     }
     if (top.key >= worst) break;
     Pop(clean_);
-    requests[top.id].service.dirty = true;
-    dirty_.push_back(top.id);
-    dirty_stamps_.push_back(top.stamp);
+    Request& r = requests[top.id];
+    r.service.dirty = true;
+    AddLate(top.id, r, targets);
   }
+  const Wide best = lateness.Best() - shift;
+  const std::int64_t turn = lateness.Turn();
   std::int64_t late = 0;
-  std::size_t kept = 0;
-  for (std::size_t i = 0; i < dirty_.size(); ++i) {
-    Request& r = requests[dirty_[i]];
-    if (r.stamp != dirty_stamps_[i]) continue;
-    dirty_[kept] = dirty_[i];
-    dirty_stamps_[kept++] = dirty_stamps_[i];
-    Service& s = r.service;
-    const std::int64_t turn = lateness.Turn();
-    const Wide offset = Wide{targets.ttft} + Wide{r.generated_offset - 1} * targets.tbt + shift;
-    const std::int64_t here =
-        lateness.CountAbove(0, turn, offset + r.arrival) + lateness.CountAbove(turn, count, offset + r.arrival);
-    late += here;
-    s.late_tokens += static_cast<std::int32_t>(here);
+  for (Late& member : late_) {
+    if (worst > member.due) {
+      const Wide limit = member.due + shift;
+      const std::int64_t here =
+          best > member.due ? count : lateness.CountAbove(0, turn, limit) + lateness.CountAbove(turn, count, limit);
+      member.late_tokens += static_cast<std::int32_t>(here);
+      late += here;
+    }
+    if (worst <= member.service_due) continue;
+    Request& r = requests[member.id];
     for (std::int64_t j = 0; j < count; ++j) {
-      const Wide limit = offset + s.start;
+      const Wide limit = member.service_due + shift;
       std::int64_t at = j < turn ? lateness.FirstAbove(j, turn, limit) : turn;
       if (at >= turn) at = lateness.FirstAbove(std::max(j, turn), count, limit);
       if (at >= count) break;
       const TimePs when = first + Series{gap, slope}.Elapsed(at);
-      MissService(s, targets, steps_ + r.generated_offset + at, when);
+      member.service_due += when - r.service.start;
+      MissService(r.service, targets, steps_ + r.generated_offset + at, when);
       j = at;
     }
   }
-  dirty_.resize(kept);
-  dirty_stamps_.resize(kept);
 
   Window& window = metrics.WindowAt(first);
   window.output_tokens += size_now * count;

@@ -7,11 +7,12 @@
 //   by
 //     slack is constant and one heap tells whether anyone is late at all;
 //   - while a step takes at most the TBT target, nobody's slack shrinks.
-// Members that have ever been late ("dirty") are looked at one by one; in a run, each costs a binary search over its steps.
+// Members that have ever been late are looked at one by one, in records that lie side by side: two comparisons each for a run
+// that is late throughout or on time throughout, else a binary search over its steps.
 //
 // INVARIANTS: stepping requests have r.stepping, r.batch == number, stepping[r.position] == r; the same for incoming with
-// !r.stepping; context == sum over stepping of (steps + context_offset); every clean stepping member has exactly one valid entry
-// in `clean_`.
+// !r.stepping; context == sum over stepping of (steps + context_offset); every stepping member has exactly one valid entry in
+// `clean_`, or late_[r.late_at] is its record.
 #pragma once
 
 #include <cstdint>
@@ -108,6 +109,14 @@ class Batch {
     std::uint32_t stamp;
     RequestId id;
   };
+  // A stepping member that has been late. The token of step n is late after due + n x TBT target, and a miss of service
+  // attainment after service_due + n x TBT target.
+  struct Late {
+    RequestId id;
+    std::int32_t late_tokens;  // since it joined
+    TimePs due;
+    TimePs service_due;
+  };
   // Min-heaps with lazy deletion: an entry counts only while the request's stamp is the one it was made with. Where steps are
   // faster than the target, keys fall from one member to the next, and what is stale sinks instead of coming up: a batch that is
   // never empty would keep it for ever. So a heap that is mostly stale is cleared of it.
@@ -115,8 +124,8 @@ class Batch {
   void Push(std::vector<Entry>& heap, Entry entry, const RequestTable& requests) const;
   static void Pop(std::vector<Entry>& heap);
   bool Valid(const Entry& e, const RequestTable& requests) const { return requests[e.id].stamp == e.stamp; }
-  void AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics,
-                    TokenObserver* observer);
+  void AddLate(RequestId id, Request& r, const Targets& targets);
+  void AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics);
 
   std::int64_t steps_ = 0;
   std::int64_t context_ = 0;
@@ -132,8 +141,7 @@ class Batch {
   std::int64_t offset_sum_ = 0;        // sum of context_offset
   std::vector<Entry> finish_;
   std::vector<Entry> clean_;
-  std::vector<RequestId> dirty_;  // may hold stale ids; stamps beside
-  std::vector<std::uint32_t> dirty_stamps_;
+  std::vector<Late> late_;
   std::vector<RequestId> fresh_;  // joined since the last step; stamps beside
   std::vector<std::uint32_t> fresh_stamps_;
 };

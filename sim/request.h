@@ -52,7 +52,8 @@ struct Request {
   std::int32_t blocks = 0;        // KV blocks booked on `instance`'s GPU outside a stepping batch, or on the host
   std::int32_t batch = kNone;     // engine's batch number
   std::int32_t position = kNone;  // in the batch's list; see `stepping`
-  std::uint32_t stamp = 0;        // changes whenever the request enters or leaves a batch or the slot
+  std::int32_t late_at = kNone;  // the batch's record of it, once it has been late: late tokens are counted there until it leaves
+  std::uint32_t stamp = 0;       // changes whenever the request enters or leaves a batch or the slot
   KvPlace kv = KvPlace::kNowhere;
   bool live = false;
   bool stepping = false;   // in the batch's stepping list, else in its incoming list
