@@ -35,7 +35,7 @@ void FamilySpec::Describe(Fields& f) {
   f.Text("scenario", scenario, "file beside this one");
   f.Choice("sizing", sizing, "what is fitted to the GPUs", {"headroom", "sites"});
   f.Real("window_s", window_s, "the busiest, in which the target must hold", 1);
-  f.Bool("predict", predict, "the pooled fleet is sized; else the dedicated one alone");
+  f.Int("replications", replications, "of the predictions; the bars have one", 1, 1000);
   f.NestedList("assumptions", assumptions, "that are varied");
 }
 
@@ -44,7 +44,6 @@ void DeploymentSpec::Describe(Fields& f) {
   f.Real("utilisation", utilisation, "of the dedicated fleet, busy", 0.001, 1);
   f.Real("target", target, "service attainment of every pool", 0, 1);
   f.Real("fit_s", fit_s, "span from the start of the scenario in which a fit looks at the utilisation", 1);
-  f.Int("replications", replications, "of the predictions", 1, 1000);
   f.NestedList("families", families, "of explanations");
 }
 
@@ -375,18 +374,18 @@ DeploymentResult RunDeployment(const DeploymentSpec& spec, const ScenarioText& r
     if (!p.fit.missed.empty()) throw InputError(fmt::format("{}: {}", spec.families[i].scenario, p.fit.missed));
     say(fmt::format("{}: fitted", p.family));
   });
-  const auto predict = [&](std::size_t i) {
+  // Of each family at either target: tasks of their own, for they take longest.
+  const auto predict = [&](std::size_t i, bool loose) {
     const FamilySpec& family = spec.families[i];
     Prediction& p = result.predictions[i];
+    const PooledSizing sizing(spec, family, as_is, p.fit, static_cast<int>(family.replications), family.window_s, read);
+    (loose ? p.loose : p.pooled) = sizing.Find(loose ? kLoose : spec.target, true);
+    say(fmt::format("{}: predicted at {}", p.family, loose ? kLoose : spec.target));
+    if (loose) return;
     std::vector<double> sites;
     for (const Fit::Pool& pool : p.fit.pools) sites.push_back(pool.sites);
     p.whole.dedicated_busy = DedicatedFleet(ScenarioOf(family, as_is, read)).Busy(p.fit.load, p.fit.headroom, sites, 0);
-    if (!family.predict) return;
-    const PooledSizing sizing(spec, family, as_is, p.fit, static_cast<int>(spec.replications), family.window_s, read);
-    p.pooled = sizing.Find(spec.target, true);
-    p.loose = sizing.Find(kLoose, true);
     if (p.pooled.found) p.whole = PooledSizing(spec, family, as_is, p.fit, 1, kMaxSeconds, read).Whole(p.pooled, p.whole);
-    say(fmt::format("{}: predicted", p.family));
   };
   // The first bars are the families as they are, from which the others are changes.
   struct Task {
@@ -407,11 +406,11 @@ DeploymentResult RunDeployment(const DeploymentSpec& spec, const ScenarioText& r
   }
   const std::size_t families = spec.families.size();
   result.bars.resize(tasks.size());
-  team.Run(families + tasks.size(), [&](std::size_t t, int) {
-    if (t < families) return predict(t);
-    const Task& task = tasks[t - families];
+  team.Run(2 * families + tasks.size(), [&](std::size_t t, int) {
+    if (t < 2 * families) return predict(t / 2, t % 2 == 1);
+    const Task& task = tasks[t - 2 * families];
     const FamilySpec& family = spec.families[task.family];
-    Bar& bar = result.bars[t - families];
+    Bar& bar = result.bars[t - 2 * families];
     bar.family = family.name;
     bar.assumption = task.assumption->name;
     bar.base = task.assumption->base;
@@ -421,7 +420,7 @@ DeploymentResult RunDeployment(const DeploymentSpec& spec, const ScenarioText& r
     bar.fit = fitted ? result.predictions[task.family].fit : FitFamily(spec, family, *task.variation, read);
     if (!bar.fit.missed.empty()) {
       bar.pooled.reason = bar.fit.missed;
-    } else if (family.predict) {
+    } else {
       bar.pooled = SizePooled(spec, family, *task.variation, bar.fit, 1, read);
     }
     say(fmt::format("{}: {} {}: {:.0f}", family.name, bar.assumption, bar.label, bar.pooled.gpus));
@@ -481,7 +480,6 @@ std::string DeploymentText(const DeploymentResult& result) {
                         100 * p.whole.dedicated_busy);
     for (const Fit::Pool& pool : p.fit.pools) text += fmt::format("; {} {:g} x {}", pool.name, pool.sites, pool.gpus);
     text += "\n";
-    if (p.pooled.reason.empty() && !p.pooled.found) continue;
     for (const auto& [target, f] : {std::pair(result.spec.target, &p.pooled), std::pair(kLoose, &p.loose)}) {
       text += f->found ? fmt::format("  pooled, service {:g}: {:g} GPUs [{:g}, {:g}], {}; busiest window: attainment {:.4f}, busy "
                                      "{:.1f} %, steps alone {:.1f} %\n",

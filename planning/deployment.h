@@ -52,7 +52,7 @@ struct FamilySpec {
   std::string scenario;  // file beside the document
   std::string sizing = "headroom";
   double window_s = 3600;  // the busiest, in which the target must hold
-  bool predict = true;     // the pooled fleet; else the dedicated one alone
+  std::int64_t replications = 3;  // of the predictions; fits and bars have one
   std::vector<AssumptionSpec> assumptions;
   void Describe(Fields& f);
 };
@@ -62,7 +62,6 @@ struct DeploymentSpec {
   double utilisation = 0.236;  // busy, mean over the scenario
   double target = 0.99;       // service attainment of each pool
   double fit_s = 86400;       // of the scenario, over which a fit looks at the utilisation
-  std::int64_t replications = 3;  // of the predictions; fits and varied assumptions have one
   std::vector<FamilySpec> families;
   void Describe(Fields& f);
 };
