@@ -250,7 +250,9 @@ class PolicySearch {
     item.sized = Unreachable(item);
     if (!item.sized.reason.empty()) return;
     item.sized = Search(unit, options_.criteria, threads).Find(unit.guess_gpus);
-    if (item.sized.found) item.binding = BindingOf(unit, options_.criteria, item.sized);
+    if (!item.sized.found) return;
+    Team team(threads);
+    item.binding = BindingOf(unit, options_.criteria, item.sized, team);
   }
   // Bounds; and why no number of GPUs reaches a target, where none does.
   Sized Unreachable(SizedUnit& sized) const;
@@ -353,16 +355,7 @@ void PolicySearch::Confirm(PolicyPlan& plan, const WorkloadFacts& facts, bool wi
   }
   // What does not hold grows until it does.
   for (int round = 0;; ++round) {
-    whole.tallies.clear();
-    for (int r = 0; r < options_.replications; ++r) {
-      if (options_.progress) options_.progress(fmt::format("{}: whole workload, replication {}", policy_, r + 1));
-      Scenario s = plan.scenario;
-      s.seed += r;
-      RunOptions run;
-      run.threads = options_.threads;
-      run.check = options_.check;
-      whole.tallies.push_back(TallyOf(s, SpanSeconds(facts) - s.metrics.warmup_s, Simulate(s, facts, run)));
-    }
+    whole.tallies = RunWhole(plan.scenario, facts, options_, policy_);
     whole.done = true;
     whole.holds = true;
     for (const SizedUnit& item : units_) whole.holds = whole.holds && SlackIn(whole.tallies, item.unit, options_.criteria) >= 0;
@@ -393,6 +386,20 @@ void CheckPlanOptions(const PlanOptions& options) {
 }
 
 }  // namespace
+
+std::vector<Tally> RunWhole(const Scenario& scenario, const WorkloadFacts& facts, const PlanOptions& options, const std::string& what) {
+  std::vector<Tally> tallies;
+  for (int r = 0; r < options.replications; ++r) {
+    if (options.progress) options.progress(fmt::format("{}: whole workload, replication {}", what, r + 1));
+    Scenario s = scenario;
+    s.seed += r;
+    RunOptions run;
+    run.threads = options.threads;
+    run.check = options.check;
+    tallies.push_back(TallyOf(s, SpanSeconds(facts) - s.metrics.warmup_s, Simulate(s, facts, run)));
+  }
+  return tallies;
+}
 
 Plan MakePlan(const Scenario& scenario, const std::vector<std::string>& policies, const PlanOptions& options) {
   CheckPlanOptions(options);

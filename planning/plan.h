@@ -117,6 +117,9 @@ class Units {
 // `policies`: each for all pools, "" is the pools' own; none: the pools' own. Throws InputError.
 Plan MakePlan(const Scenario& scenario, const std::vector<std::string>& policies, const PlanOptions& options);
 
+// The scenario on its whole workload, in every replication. `what` for the progress.
+std::vector<Tally> RunWhole(const Scenario& scenario, const WorkloadFacts& facts, const PlanOptions& options, const std::string& what);
+
 // Over replications.
 Estimate AttainmentEstimate(const std::vector<Tally>& tallies, AttainmentKind kind, double confidence);
 std::array<double, kActivities> MeanActivity(const std::vector<Tally>& tallies);  // shares of owned time

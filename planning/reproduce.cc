@@ -112,6 +112,29 @@ std::vector<LoadAtLevel> Loads(const ExperimentResult& result, std::size_t c, co
   return loads;
 }
 
+// What a number is worth that comes from loads beyond the ends of an axis.
+struct Bound {
+  bool at_least = false;
+  bool at_most = false;
+  void Add(const std::vector<LoadAtLevel>& loads, bool divisor) {
+    for (const LoadAtLevel& load : loads) {
+      at_least = at_least || load.kind == (divisor ? LoadAtLevel::Kind::kAtMost : LoadAtLevel::Kind::kAtLeast);
+      at_most = at_most || load.kind == (divisor ? LoadAtLevel::Kind::kAtLeast : LoadAtLevel::Kind::kAtMost);
+    }
+  }
+  std::string Words() const {
+    if (at_least && at_most) return "neither bound: some seeds cross the level beyond one end of the axis, some beyond the other";
+    if (at_least) return "at least: some seed crosses the level beyond the end of the axis";
+    return at_most ? "at most: some seed crosses the level beyond the end of the axis" : "";
+  }
+};
+
+std::vector<double> NumbersOf(const std::vector<LoadAtLevel>& loads) {
+  std::vector<double> out;
+  for (const LoadAtLevel& load : loads) out.push_back(load.load);
+  return out;
+}
+
 class Experiment {
  public:
   Experiment(const std::string& figure, const FileReader& read) : figure_(figure), read_(read) {
@@ -250,7 +273,7 @@ class Experiment {
   struct Candidate {
     Estimate estimate;
     std::string where;
-    LoadAtLevel::Kind kind = LoadAtLevel::Kind::kCrossing;
+    Bound bound;
   };
 
   std::vector<Candidate> Candidates(const ClaimSpec& claim) const {
@@ -261,29 +284,22 @@ class Experiment {
       const std::size_t c = CaseNamed(name);
       const std::size_t d = claim.over_case.empty() ? c : CaseNamed(claim.over_case);
       const auto add = [&](const std::vector<double>& upper, const std::vector<double>& lower, const std::string& where,
-                           LoadAtLevel::Kind kind) {
+                           const Bound& bound) {
         std::vector<double> values;
         for (std::size_t s = 0; s < upper.size(); ++s) {
           if (ratio && (s >= lower.size() || lower[s] == 0)) return;
           values.push_back(claim.scale * (ratio ? upper[s] / lower[s] : upper[s]));
         }
-        if (!values.empty()) all.push_back({EstimateOf(values), where, kind});
+        if (!values.empty()) all.push_back({EstimateOf(values), where, bound});
       };
       if (claim.measure == "load" || claim.measure == "load_ratio") {
-        LoadAtLevel::Kind kind = LoadAtLevel::Kind::kCrossing;
-        const auto numbers = [&kind](const std::vector<LoadAtLevel>& loads) {
-          std::vector<double> out;
-          for (const LoadAtLevel& load : loads) {
-            out.push_back(load.load);
-            if (load.kind != LoadAtLevel::Kind::kCrossing) kind = load.kind;
-          }
-          return out;
-        };
         const std::size_t column = ColumnNamed(claim.column);
-        const std::vector<double> upper = numbers(Loads(result_, c, claim.policy, column, claim.level));
-        const std::vector<double> lower =
-            ratio ? numbers(Loads(result_, d, over, column, claim.level)) : std::vector<double>{};
-        add(upper, lower, name, kind);
+        const std::vector<LoadAtLevel> upper = Loads(result_, c, claim.policy, column, claim.level);
+        const std::vector<LoadAtLevel> lower = ratio ? Loads(result_, d, over, column, claim.level) : std::vector<LoadAtLevel>{};
+        Bound bound;
+        bound.Add(upper, false);
+        bound.Add(lower, true);
+        add(NumbersOf(upper), NumbersOf(lower), name, bound);
         continue;
       }
       const std::size_t column = ColumnNamed(claim.column);
@@ -294,7 +310,7 @@ class Experiment {
         if (upper == nullptr || lower == nullptr || !upper->infeasible.empty() || !lower->infeasible.empty()) continue;
         if (claim.where_over_below && EstimateOf(lower->values[ColumnNamed("attainment.service")]).mean >= *claim.where_over_below) continue;
         add(upper->values[column], lower->values[column], fmt::format("{}, {} {}", name, x, AxisOf(c).name),
-            LoadAtLevel::Kind::kCrossing);
+            {});
       }
     }
     return all;
@@ -347,8 +363,7 @@ class Experiment {
                                                : std::min_element(all.begin(), all.end(), smaller);
     claim.ours = picked->estimate;
     if (all.size() > 1) say(fmt::format("{} of {}: {}", spec.pick, all.size(), picked->where));
-    if (picked->kind == LoadAtLevel::Kind::kAtLeast) say("at least: some seed does not fall below the level within the axis");
-    if (picked->kind == LoadAtLevel::Kind::kAtMost) say("at most: some seed is below the level at the axis' first value");
+    if (const std::string bound = picked->bound.Words(); !bound.empty()) say(bound);
     return claim;
   }
 
@@ -384,12 +399,12 @@ std::vector<Claim> GoodputClaims(const std::vector<ExperimentResult>& results) {
         const std::vector<LoadAtLevel> upper = Loads(result, c, "aegaeon", service, 0.9);
         const std::vector<LoadAtLevel> lower = Loads(result, c, over, service, 0.9);
         std::vector<double> ratios;
-        bool beyond = false;  // the axis ends before aegaeon falls below the level
-        for (std::size_t s = 0; s < std::min(upper.size(), lower.size()); ++s) {
-          ratios.push_back(upper[s].load / lower[s].load);
-          beyond = beyond || upper[s].kind == LoadAtLevel::Kind::kAtLeast;
-        }
-        if (!ratios.empty()) loads.push_back({EstimateOf(ratios), where + (beyond ? ", at least" : "")});
+        Bound bound;
+        bound.Add(upper, false);
+        bound.Add(lower, true);
+        for (std::size_t s = 0; s < std::min(upper.size(), lower.size()); ++s) ratios.push_back(upper[s].load / lower[s].load);
+        const std::string words = bound.Words();
+        if (!ratios.empty()) loads.push_back({EstimateOf(ratios), where + (words.empty() ? "" : "; " + words)});
       }
       for (const ExperimentRow& lower : result.rows) {
         const CaseSpec& in = result.spec.cases[lower.in_case];

@@ -62,7 +62,7 @@ struct Sized {
 std::vector<double> SlacksOf(const Unit& unit, const Criteria& criteria, const Tally& tally);
 
 // What holds up an answer: its next size below is run again with a target, or the GPUs' memory, doubled.
-Binding BindingOf(const Unit& unit, const Criteria& criteria, const Sized& sized);
+Binding BindingOf(const Unit& unit, const Criteria& criteria, const Sized& sized, Team& team);
 
 class Search {
  public:

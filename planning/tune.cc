@@ -103,7 +103,8 @@ class Tuner {
   std::vector<TunePoint> Grid() const;
   // Fills in what points have at this effort.
   void Try(const std::vector<TunePoint*>& points, double effort, std::map<std::string, double>& found);
-  void TryAttainment(const std::vector<TunePoint*>& points, double effort);
+  void TryAttainment(const std::vector<TunePoint*>& points, double effort, std::int64_t first_seed);
+  Fresh OnFreshSeeds(const Tuning& tuning);
   // `found`: the GPUs of each unit of the last point, by name.
   void TryGpus(const std::vector<TunePoint*>& points, int replications, std::map<std::string, double>& found);
   void Intervals(TunePoint& point);
@@ -181,7 +182,7 @@ void Tuner::Rank(std::vector<TunePoint>& points) const {
   std::stable_sort(points.begin(), points.end(), [this](const TunePoint& a, const TunePoint& b) { return Better(a, b); });
 }
 
-void Tuner::TryAttainment(const std::vector<TunePoint*>& points, double effort) {
+void Tuner::TryAttainment(const std::vector<TunePoint*>& points, double effort, std::int64_t first_seed) {
   const auto replications = static_cast<std::size_t>(options_.plan.replications);
   const bool whole = effort >= 1;
   const TimePs end = PsFromSeconds(warmup_s_ + effort * (end_s_ - warmup_s_));
@@ -189,7 +190,7 @@ void Tuner::TryAttainment(const std::vector<TunePoint*>& points, double effort) 
   std::atomic<std::size_t> done{0};
   team_.Run(tallies.size(), [&](std::size_t i, int) {
     Scenario s = With(points[i / replications]->values);
-    s.seed += static_cast<std::int64_t>(i % replications);
+    s.seed += first_seed + static_cast<std::int64_t>(i % replications);
     RunOptions run;
     if (!whole) run.requests = [&] { return std::make_unique<Beginning>(OpenScenarioWorkload(s), end); };
     try {
@@ -272,7 +273,7 @@ void Tuner::Try(const std::vector<TunePoint*>& points, double effort, std::map<s
   if (counts_gpus()) {
     TryGpus(points, static_cast<int>(std::lround(effort * options_.plan.replications)), found);
   } else {
-    TryAttainment(points, effort);
+    TryAttainment(points, effort, 0);
   }
   for (TunePoint* point : points) {
     point->effort = effort;
@@ -292,6 +293,16 @@ void Tuner::Intervals(TunePoint& point) {
     point.low_gpus += s.low_gpus;
     point.high_gpus += s.high_gpus;
   }
+}
+
+// Whoever is picked as the best of many is flattered by the seeds that it was picked by.
+Fresh Tuner::OnFreshSeeds(const Tuning& tuning) {
+  TunePoint best = tuning.points.front(), start = tuning.start;
+  TryAttainment({&best, &start}, 1, options_.plan.replications);
+  std::vector<double> ahead;
+  for (std::size_t r = 0; r < best.attainment.size(); ++r) ahead.push_back(best.attainment[r] - start.attainment[r]);
+  const double confidence = options_.plan.criteria.confidence;
+  return {EstimateOf(best.attainment, confidence), EstimateOf(start.attainment, confidence), EstimateOf(ahead, confidence)};
 }
 
 Flatness Tuner::FlatnessOf(std::size_t param, const Tuning& tuning) const {
@@ -383,6 +394,7 @@ Tuning Tuner::All() {
   for (TunePoint& point : tuning.points) behind(point);
   behind(tuning.start);
   for (std::size_t i = 0; i < options_.params.size(); ++i) tuning.flatness.push_back(FlatnessOf(i, tuning));
+  if (!counts_gpus() && tuning.start.found) tuning.fresh = OnFreshSeeds(tuning);
   tuning.best = With(best.values);
   tuning.facts = std::move(facts_);
   return tuning;
@@ -490,6 +502,12 @@ Json TuneJson(const Tuning& tuning, const TuneOptions& options) {
   json["params"] = Json::array();
   for (const TunedParam& param : options.params) json["params"].push_back({{"name", param.name}, {"values", param.values}});
   json["start"] = PointJson(tuning.start, options);
+  if (tuning.fresh) {
+    const int n = options.plan.replications;
+    json["fresh_seeds"] = {{"best", Interval(tuning.fresh->best, n)},
+                           {"start", Interval(tuning.fresh->start, n)},
+                           {"ahead", Interval(tuning.fresh->ahead, n)}};
+  }
   json["points"] = Json::array();
   for (const TunePoint& point : tuning.points) json["points"].push_back(PointJson(point, options));
   json["flatness"] = Json::array();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -75,10 +76,18 @@ struct Flatness {
   Json high;
 };
 
+// Attainment of the best point, of the scenario as it is, and what the first has more, on seeds that had no say in which is best.
+struct Fresh {
+  Estimate best;
+  Estimate start;
+  Estimate ahead;
+};
+
 struct Tuning {
   TunePoint start;                // as the scenario has it
   std::vector<TunePoint> points;  // the best first: by effort, objective, attainment, and order
   std::vector<Flatness> flatness;
+  std::optional<Fresh> fresh;   // kAttainment
   std::int64_t group_gpus = 1;  // GPUs of the largest instance
   bool windowed = false;        // kGpus: searched in the busiest window, of span_s, not the whole
   double span_s = 0;

@@ -236,6 +236,8 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
   Plan plan;
   std::vector<ModelSaving> savings;
   std::vector<Choice> choices;
+  Scenario chosen;
+  std::vector<Tally> chosen_whole;  // on the whole workload, where the pooled answer was run on it
   Pair pair;
   {
     StatusLine status(options.quiet);
@@ -252,10 +254,19 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
           "--attribution: exact compares a policy that gives every model its own GPUs with one that shares; plan both");
     }
     if (both) savings = SavingsByModel(*pair.dedicated, *pair.pooled, plan_options, options.attribution == "exact");
-    if (options.choose_pooled) choices = ChoosePooled(*pair.dedicated, *pair.pooled, plan_options);
+    if (options.choose_pooled) {
+      choices = ChoosePooled(*pair.dedicated, *pair.pooled, plan_options);
+      chosen = ChosenScenario(*pair.dedicated, *pair.pooled, choices);
+      if (pair.pooled->whole.done) chosen_whole = RunWhole(chosen, plan.facts, plan_options, "chosen");
+    }
   }
   Json json = PlanJson(plan, plan_options);
   if (!choices.empty()) json["choose_pooled"] = ChoicesJson(choices);
+  for (const Target& t : plan_options.criteria.targets) {
+    if (chosen_whole.empty()) break;
+    json["choose_pooled_whole_workload"][kAttainmentNames[static_cast<std::size_t>(t.kind)]] =
+        Rounded(AttainmentEstimate(chosen_whole, t.kind, plan_options.criteria.confidence).mean);
+  }
   if (to_files) {
     folder->Write("plan.json", FileText(json));
     folder->Write("scenario.json", FileText(ResolvedScenario(scenario)));
@@ -263,9 +274,7 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
       if (p.found) folder->Write("answer-" + p.policy + ".json", ScenarioText(p.scenario, options.out));
     }
     if (!savings.empty()) folder->Write("savings.csv", SavingsCsv(savings));
-    if (!choices.empty()) {
-      folder->Write("answer-chosen.json", ScenarioText(ChosenScenario(*pair.dedicated, *pair.pooled, choices), options.out));
-    }
+    if (!choices.empty()) folder->Write("answer-chosen.json", ScenarioText(chosen, options.out));
     folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, plan.facts, {}));
   }
   const Style style = StyleFor(STDOUT_FILENO);
@@ -276,6 +285,12 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
   fmt::print("{}", PlanText(scenario, plan, plan_options, style));
   if (!savings.empty()) fmt::print("\n{}", SavingsText(pair, savings, style));
   if (!choices.empty()) fmt::print("\n{}", ChoicesText(pair, choices));
+  for (const Target& t : plan_options.criteria.targets) {
+    if (chosen_whole.empty()) break;
+    const double mean = AttainmentEstimate(chosen_whole, t.kind, plan_options.criteria.confidence).mean;
+    fmt::print("On the whole workload: {} % {} attainment{}.\n", Percent(mean),
+               kAttainmentNames[static_cast<std::size_t>(t.kind)], mean < t.share ? ", short of the target" : "");
+  }
   if (to_files) fmt::print("\nResults: {}\n", options.out);
 }
 

@@ -80,8 +80,10 @@ struct FleetRow {
   std::int64_t after = 0;
   std::int64_t low = 0;  // of `after`
   std::int64_t high = 0;
-  double attainment = 0;  // in the window
-  std::string pools;      // for people
+  bool high_open = false;   // nothing that was tried is sure to hold
+  bool miss_above = false;  // some larger size does not hold
+  double attainment = 0;    // in the window
+  std::string pools;        // for people
 
   double SavingPct(std::int64_t hot, std::int64_t pooled) const {
     return 100 * static_cast<double>(before - pooled) / static_cast<double>(hot + before);
@@ -111,6 +113,8 @@ void SizePools(const FleetSpec& spec, const FleetVariation& change, const Scenar
   row.after = plan.gpus;
   row.low = plan.low_gpus;
   row.high = plan.high_gpus;
+  row.high_open = plan.high_open;
+  for (const SizedUnit& unit : plan.units) row.miss_above = row.miss_above || !unit.sized.misses_above.empty();
   row.attainment = AttainmentEstimate(plan.at, AttainmentKind::kService, options.criteria.confidence).mean;
   for (const SizedUnit& unit : plan.units)
     row.pools += fmt::format("{}{} {}", row.pools.empty() ? "" : " + ", unit.sized.gpus, unit.unit.pool);
@@ -174,13 +178,15 @@ FigureOutput FleetFigure(const std::string& name, const FigureContext& context) 
     csv += row.found ? fmt::format("{},{},{},{},{},{},{},{}\n", row.after, row.low, row.high, fleet, pct,
                                    row.SavingPct(spec.hot_gpus, row.high), row.SavingPct(spec.hot_gpus, row.low), row.attainment)
                      : fmt::format(",,,{},{},,,\n", fleet, pct);
-    table.Row({assumption, value, Count(fleet), Count(row.before), row.found ? Count(row.after) : "none holds",
-               row.found ? fmt::format("{}-{}", row.low, row.high) : "-", fmt::format("{:.1f}", pct),
-               &row == &base ? "" : fmt::format("{:+.1f}", pct - base_pct)});
+    table.Row({assumption, value, Count(fleet), Count(row.before),
+               row.found ? Count(row.after) + (row.miss_above ? "*" : "") : "none holds",
+               row.found ? fmt::format("{}-{}", row.low, row.high_open ? "?" : std::to_string(row.high)) : "-",
+               fmt::format("{:.1f}", pct), &row == &base ? "" : fmt::format("{:+.1f}", pct - base_pct)});
     return pct;
   };
-  table.Row({"as it is", "", Count(spec.hot_gpus + base.before), Count(base.before), Count(base.after),
-             fmt::format("{}-{}", base.low, base.high), fmt::format("{:.1f}", base_pct), ""});
+  table.Row(
+      {"as it is", "", Count(spec.hot_gpus + base.before), Count(base.before), Count(base.after) + (base.miss_above ? "*" : ""),
+       fmt::format("{}-{}", base.low, base.high_open ? "?" : std::to_string(base.high)), fmt::format("{:.1f}", base_pct), ""});
   double widest = -1;
   std::string most;
   std::size_t i = 1;
@@ -225,8 +231,9 @@ FigureOutput FleetFigure(const std::string& name, const FigureContext& context) 
   out.facts["moved_most_by"] = most;
   out.files.push_back({"table.csv", csv});
   out.files.push_back(
-      {"table.txt", fmt::format("GPUs of cold models, before pooling and after; {} replications\n\n{}\n{} at {:.1f} % of "
-                                "service in the busiest window; {}\n",
+      {"table.txt", fmt::format("GPUs of cold models, before pooling and after; {} replications\n\n{}\n* a larger size that was "
+                                "tried does not hold; ?: none is sure to.\n\n{} at {:.1f} % of service in the busiest window; "
+                                "{}\n",
                                 spec.replications, table.Text(Style{}, 2), base.pools, 100 * base.attainment, moved)});
   out.files.push_back({"figure.json", FileText(Json{{"kind", "bars"},
                                                     {"title", "What pooling the cold models saves of all GPUs"},

@@ -139,6 +139,14 @@ std::string TuneText(const Scenario& scenario, const Tuning& tuning, const TuneO
                      Plural(options.plan.replications, "replication"), Plural(tuning.facts.seen.requests, "request"),
                      tuning.windowed ? fmt::format(", searched in the busiest {}", Duration(tuning.span_s)) : std::string());
   out += PointsTable(tuning, options, style) + "\n";
+  if (tuning.fresh) {
+    const auto n = static_cast<std::size_t>(options.plan.replications);
+    out += Wrap(fmt::format("On {} that had no say in which is best: {} % with the best, {} % as it is now; {} points more.",
+                            Plural(options.plan.replications, "fresh seed"), Percent(tuning.fresh->best.mean),
+                            Percent(tuning.fresh->start.mean), Points(tuning.fresh->ahead, n)),
+                kPageWidth, 0, 0) +
+           "\n\n";
+  }
   out += Wrap("Each value of a parameter with the others at their best beside it" +
                   std::string(options.method == TuneMethod::kHalving ? "; in brackets: given up in an earlier round" : "") + ".",
               kPageWidth, 0, 0) +
