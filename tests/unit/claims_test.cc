@@ -122,6 +122,24 @@ TEST_CASE("An experiment runs every case, policy, value and seed, whatever the t
   CHECK(result.fingerprint == RunText(sound, 1).fingerprint);
 }
 
+TEST_CASE("A ratio of loads says which bound it is when one lies beyond its axis", "[unit]") {
+  // Case a falls below the level between its rates; case b holds at all of its own.
+  const auto note = [](const std::string& of, const std::string& over) {
+    return RunText(R"({"title": "t", "policies": ["muxserve"], "seeds": 2,
+      "axis": {"name": "rate", "path": "workload.params.rate_per_model", "values": [1, 2], "settings": [0.1, 3]},
+      "columns": ["attainment.service"],
+      "cases": [{"name": "a"}, {"name": "b", "axis": {"name": "rate", "path": "workload.params.rate_per_model", "values": [0.05, 0.1]}}],
+      "claims": [{"claim": "c", "measure": "load_ratio", "policy": "muxserve", "cases": [")" +
+                   of + R"("], "over_case": ")" + over + R"(", "reported": 1}]})")
+        .claims[0]
+        .note;
+  };
+  CHECK(note("a", "a").empty());
+  CHECK_THAT(note("b", "a"), Catch::Matchers::Contains("at least"));
+  CHECK_THAT(note("a", "b"), Catch::Matchers::Contains("at most"));
+  CHECK_THAT(note("b", "b"), Catch::Matchers::Contains("neither bound"));
+}
+
 TEST_CASE("An experiment that cannot be read says where", "[unit]") {
   const auto refused = [](const std::string& text) {
     try {

@@ -127,6 +127,27 @@ TEST_CASE("A grid is what its points give when they are run one by one", "[unit]
   CHECK(tuning.best.policy.params["aegaeon"]["q_max_s"] == tuning.points.front().values[0]);
 }
 
+TEST_CASE("The best point is run again on seeds that had no say in it", "[unit]") {
+  const Scenario scenario = ParseScenario(kScenario, "test.json", "", {});
+  const Tuning tuning = Tune(scenario, OptionsFor({Param("q_max_s=1,4,8")}, 3));
+  REQUIRE(tuning.fresh);
+  // By hand: seeds 4, 5 and 6 after 1, 2 and 3.
+  const WorkloadFacts facts = SurveyWorkload(scenario);
+  double best = 0, start = 0;
+  for (int seed = 4; seed <= 6; ++seed) {
+    Scenario s = tuning.best;
+    s.seed = seed;
+    best += AttainmentOf(Simulate(s, facts, {}).total).service / 3;
+    s = scenario;
+    s.seed = seed;
+    start += AttainmentOf(Simulate(s, facts, {}).total).service / 3;
+  }
+  CHECK(tuning.fresh->best.mean == Approx(best).epsilon(1e-12));
+  CHECK(tuning.fresh->start.mean == Approx(start).epsilon(1e-12));
+  CHECK(tuning.fresh->ahead.mean == Approx(best - start).margin(1e-12));
+  CHECK(tuning.fresh->best.mean != tuning.points.front().mean.mean);
+}
+
 TEST_CASE("The fewest GPUs of a point are those of a plan with its parameters", "[unit]") {
   const Scenario s = testing::Parse(kScenario);
   TuneOptions options = OptionsFor({Param("q_max_s=1,8"), Param("prefetch=if-fits,none")});
