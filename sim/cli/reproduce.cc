@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -50,7 +51,9 @@ std::string Embedded(const std::string& path) {
 
 std::string WithInterval(const Estimate& e) {
   if (e.low == e.high) return fmt::format("{:.4g}", e.mean);
-  return fmt::format("{:.4g} +-{:.2g}", e.mean, e.high - e.mean);
+  const double up = e.high - e.mean, down = e.mean - e.low;
+  if (std::abs(up - down) > 1e-6 * e.mean) return fmt::format("{:.4g} [{:.4g}, {:.4g}]", e.mean, e.low, e.high);
+  return fmt::format("{:.4g} +-{:.2g}", e.mean, up);
 }
 
 // Case by case: policies side by side where there are several, else columns.

@@ -45,7 +45,7 @@ FigureOutput DeploymentFigure(const std::string& name, const FigureContext& cont
   out.files.push_back({"table.csv", DeploymentCsv(result)});
   out.files.push_back({"table.txt", DeploymentText(result)});
   const Json figure{{"kind", "tornado"},
-                    {"title", "GPUs of the pooled fleet, an assumption at a time; dashed: reported"},
+                    {"title", "Redundancy: GPUs of the pooled fleet, an assumption at a time; dashed: reported"},
                     {"x", "pooled_gpus"},
                     {"x_label", "GPUs (0.99 of service in the busiest window)"},
                     {"base", {"one replication", "as it is"}},
