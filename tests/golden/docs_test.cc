@@ -76,8 +76,8 @@ bool Shows(const std::vector<std::string>& shown, const std::vector<std::string>
   return any || at == printed.size();
 }
 
-// Makes the files of a page and calls its commands, one after the other in one folder, with `executable` as poolsim.
-void Follow(const std::string& page, const std::string& executable) {
+// Makes the files of a page and calls its commands, one after the other in one folder, with the poolsim in `bin`.
+void Follow(const std::string& page, const fs::path& bin) {
   const fs::path folder = fs::path(POOLSIM_TEST_DIR) / "docs" / page;
   fs::remove_all(folder);
   fs::create_directories(folder);
@@ -93,8 +93,7 @@ void Follow(const std::string& page, const std::string& executable) {
       std::vector<std::string> shown;
       for (++i; i < block.lines.size() && block.lines[i].rfind("$ ", 0) != 0; ++i) shown.push_back(block.lines[i]);
       if (!shown.empty() && shown.back().empty() && i < block.lines.size()) shown.pop_back();  // a blank line before the next
-      const std::string call = "cd " + Quoted(folder.string()) +
-                               " && PATH=" + Quoted(fs::path(executable).parent_path().string()) + ":$PATH bash -c " +
+      const std::string call = "cd " + Quoted(folder.string()) + " && PATH=" + Quoted(bin.string()) + ":$PATH bash -c " +
                                Quoted(command) + " >.stdout 2>.stderr </dev/null";
       const int status = std::system(call.c_str());
       ++commands;
@@ -106,7 +105,9 @@ void Follow(const std::string& page, const std::string& executable) {
   REQUIRE(commands > 2);
 }
 
-TEST_CASE("The tutorial's commands print what it shows", "[golden]") { Follow("tutorial.md", POOLSIM_EXECUTABLE); }
+TEST_CASE("The tutorial's commands print what it shows", "[golden]") {
+  Follow("tutorial.md", fs::path(POOLSIM_EXECUTABLE).parent_path());
+}
 
 TEST_CASE("The page on writing a policy has the policy that is built here, and what it gives", "[golden]") {
   const std::string page = Get(kDocs / "writing_a_policy.md");
@@ -117,7 +118,7 @@ TEST_CASE("The page on writing a policy has the policy that is built here, and w
     CHECK(Joined(block.lines) == Get(kDocs / "partitioned.cc"));
   }
   CHECK(found == 1);
-  Follow("writing_a_policy.md", POOLSIM_EXAMPLE_EXECUTABLE);
+  Follow("writing_a_policy.md", fs::path(POOLSIM_EXECUTABLE).parent_path() / "example");
 }
 
 TEST_CASE("Links of the pages lead somewhere", "[golden]") {
