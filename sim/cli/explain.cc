@@ -148,7 +148,7 @@ bool GoesOn(const std::string& line) {
 struct Section {
   std::string group;  // the heading above
   std::string title;
-  std::string keys;   // as they are written
+  std::string keys;  // as they are written
   std::vector<Parts> names;
   std::string text;  // markdown, heading included
 };
@@ -232,13 +232,17 @@ std::string ValueText(const Json& value) {
   return value.dump();
 }
 
-// "integer from 1 to 64, or null; default 4".
+std::string ChoicesText(const Json& property) {
+  std::vector<std::string> values;
+  for (const Json& value : property["enum"]) values.push_back(value.is_null() ? "null" : ValueText(value));
+  return fmt::format("{}", fmt::join(values, ", "));
+}
+
+// "integer from 1 to 64, or null; default: 4".
 std::string TypeText(const Json& property) {
   std::string text = "anything";
   if (property.contains("enum")) {
-    std::vector<std::string> values;
-    for (const Json& value : property["enum"]) values.push_back(value.is_null() ? "null" : ValueText(value));
-    text = fmt::format("one of {}", fmt::join(values, ", "));
+    text = "one of " + ChoicesText(property);
   } else if (property.contains("items")) {
     text = property["items"].contains("properties") ? "list of objects" : "list of texts";
   } else if (property.contains("type")) {
@@ -261,11 +265,13 @@ std::string TypeText(const Json& property) {
 std::string ChildrenText(const Json& object, const Style& style) {
   Table table({{"key", Align::kLeft, ""}, {"default", Align::kLeft, ""}, {"", Align::kLeft, "", true}});
   for (const auto& [key, property] : object["properties"].items()) {
-    std::string value = !property.contains("default")      ? "-"
+    std::string value = !property.contains("default")        ? "-"
                         : property["default"].is_primitive() ? ValueText(property["default"])
-                                                           : property["default"].dump();
+                                                             : property["default"].dump();
     if (value.size() > 24) value = value.substr(0, 21) + "...";
-    table.Row({key, value, property.value("description", std::string())});
+    std::string help = property.value("description", std::string());
+    if (property.contains("enum")) help += " [" + ChoicesText(property) + "]";
+    table.Row({key, value, help});
   }
   return table.Text(style, 2);
 }
@@ -273,7 +279,7 @@ std::string ChildrenText(const Json& object, const Style& style) {
 // `also`: other settings that are declared alike.
 std::string SettingText(const std::string& path, const Json& property, const std::vector<std::string>& also, const Style& style) {
   std::string out = style.Bold(path) + ": a setting of scenarios\n";
-  out += "  " + Wrap(property.value("description", std::string()), kPageWidth, 2, 2) + "\n";
+  if (property.contains("description")) out += "  " + Wrap(property["description"].get<std::string>(), kPageWidth, 2, 2) + "\n";
   const bool list = property.contains("items") && property["items"].contains("properties");
   const Json& object = list ? property["items"] : property;
   if (list || !object.contains("properties")) out += "  " + Wrap(TypeText(property), kPageWidth, 2, 2) + "\n";
@@ -353,11 +359,12 @@ std::string Dotted(const Parts& parts) { return fmt::format("{}", fmt::join(part
     if (distance <= most) near.emplace_back(distance, candidate);
   }
   std::stable_sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  if (near.size() > 6) near.resize(6);
   std::vector<std::string> names;
-  for (const auto& [distance, candidate] : near) names.push_back("\"" + candidate + "\"");
-  throw InputError(fmt::format("explain: unknown metric, policy or setting \"{}\"{}; poolsim explain lists what there is", name,
-                               names.empty() ? "" : fmt::format("; did you mean {}?", fmt::join(names, ", "))));
+  for (const auto& [distance, candidate] : near) {
+    if (distance == near.front().first && names.size() < 4) names.push_back("\"" + candidate + "\"");
+  }
+  throw InputError(fmt::format("explain: unknown metric, policy or setting \"{}\";{} poolsim explain lists what there is", name,
+                               names.empty() ? "" : fmt::format(" did you mean {}?", fmt::join(names, ", "))));
 }
 
 }  // namespace
@@ -398,12 +405,12 @@ std::vector<std::pair<std::string, Json>> SettingsOf(const Json& schema) {
 }
 
 std::string Explain(const std::string& name, const Style& style) {
-  std::string out;
-  for (const std::string& text : {PolicyText(name, style), MetricsText(name, style), SettingsText(name, style)}) {
-    if (!text.empty()) out += (out.empty() ? "" : "\n") + text;
-  }
-  if (out.empty()) RefuseName(name);
-  return out;
+  const std::string page = PolicyText(name, style);  // which has its parameters
+  if (!page.empty()) return page;
+  const std::string metrics = MetricsText(name, style);
+  const std::string settings = SettingsText(name, style);
+  if (metrics.empty() && settings.empty()) RefuseName(name);
+  return metrics + (metrics.empty() || settings.empty() ? "" : "\n") + settings;
 }
 
 std::string ExplainIndex(const Style& style) {

@@ -1,5 +1,5 @@
-// What the names in results and scenarios mean: metrics are the sections of docs/metrics.md, policies the pages docs/policies/*.md,
-// settings what `poolsim schema` prints. The pages are compiled in.
+// What the names in results and scenarios mean: metrics are the sections of docs/metrics.md, policies the pages
+// docs/policies/*.md, settings what `poolsim schema` prints. The pages are compiled in.
 //
 // A section of metrics.md is a heading "### TITLE" and, below it, a paragraph "Keys: ..." that names in backquotes all that the
 // section is about: a name as in a file ("attainment.token"), "{a,b}" for one of each, "*" for any one word.
