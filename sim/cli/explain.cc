@@ -426,8 +426,9 @@ std::string ExplainIndex(const Style& style) {
     out += fmt::format("  {}: {}\n", section.title, Wrap(keys, kPageWidth, 4, section.title.size() + 4));
   }
   out += "\n" + style.Bold("Settings of scenarios") + "\n";
+  const Json schema = WholeSchema();
   Table settings({{"", Align::kLeft, ""}, {"", Align::kLeft, "", true}});
-  for (const auto& [key, property] : WholeSchema()["properties"].items())
+  for (const auto& [key, property] : schema["properties"].items())
     settings.Row({key, property.value("description", std::string())});
   return out + settings.Text(style, 2).substr(1);
 }
