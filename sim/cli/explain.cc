@@ -43,7 +43,7 @@ Parts PartsOf(std::string_view name) {
 }
 
 // How well what was asked for names a thing.
-enum class Fit { kNone, kWithoutUnit, kFirstParts, kLastParts, kWhole };
+enum class Fit { kNone, kWithoutUnit, kLastParts, kFirstParts, kWhole };
 
 Fit FitOf(const Parts& name, const Parts& asked) {
   if (asked.empty() || asked.size() > name.size()) return Fit::kNone;

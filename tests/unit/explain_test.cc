@@ -120,7 +120,8 @@ TEST_CASE("Every setting is explained as it is declared, by its whole name", "[u
 }
 
 TEST_CASE("Names may be cut short at both ends, and numbers in lists left in", "[unit]") {
-  CHECK(Explain("aegaeon.q_max", Style{}) == Explain("policy.params.aegaeon.q_max_s", Style{}));
+  CHECK(Explain("aegaeon.q_max", Style{}) == Explain("aegaeon.q_max_s", Style{}));
+  CHECK(Explain("q_max", Style{}).find("policy.params.aegaeon.q_max_s: a setting") != std::string::npos);
   CHECK(Explain("models.0.tp", Style{}).find("models[].tp: a setting") != std::string::npos);
   CHECK(Explain("pools.3.max_rate", Style{}).find("pools[].max_rate: a setting") != std::string::npos);
   const std::string attainment = Explain("attainment", Style{});
