@@ -148,14 +148,14 @@ TEST_CASE("Links of the pages lead somewhere", "[golden]") {
   CHECK(links > 5);
 }
 
-// Keys of a JSON file by path, without the lists of a plan that things lie in.
+// Keys of a JSON file by path, without what only holds things of one kind.
 void Leaves(const Json& json, const std::string& path, std::set<std::string>& keys) {
   if (json.is_array()) {
     for (const Json& item : json) Leaves(item, path, keys);
   } else if (json.is_object()) {
     for (const auto& [key, value] : json.items()) {
-      const bool list = key == "policies" || key == "units";
-      Leaves(value, list ? path : path.empty() ? key : path + "." + key, keys);
+      const bool holds = std::set<std::string>{"policies", "units", "choose_pooled", "points", "start"}.count(key) > 0;
+      Leaves(value, holds ? path : path.empty() ? key : path + "." + key, keys);
     }
   } else if (!path.empty()) {
     keys.insert(path);
