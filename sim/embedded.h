@@ -1,4 +1,5 @@
-// Files of the project that are compiled into the executable: the catalogue, the market templates and the quickstart scenario.
+// Files of the project that are compiled into the executable: the catalogue, the market templates, the quickstart scenario, and
+// what else CMakeLists.txt names.
 #pragma once
 
 #include <string_view>

@@ -27,6 +27,7 @@ constexpr const char* kExamples =
     "  poolsim run quickstart --out out/first            one policy, with results as files\n"
     "  poolsim run my.json --set policy.name=dedicated   any setting can be changed from here\n"
     "  poolsim list policies                             what there is to choose from\n"
+    "  poolsim explain attainment.service                what a metric, a policy or a setting means\n"
     "  poolsim compare --help                            more, for each command";
 
 // As a shell would take it back.
@@ -140,6 +141,7 @@ int RunCommandLine(int argc, char** argv) {
   AddCalibrateCommand(app, invocation);
   AddTraceCommand(app, invocation);
   AddListCommand(app, invocation);
+  AddExplainCommand(app, invocation);
   AddLlmsCommand(app, invocation);
   AddSchemaCommand(app, invocation);
 

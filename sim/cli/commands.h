@@ -28,6 +28,7 @@ void AddTuneCommand(CLI::App& app, Invocation& invocation);
 void AddCalibrateCommand(CLI::App& app, Invocation& invocation);
 void AddTraceCommand(CLI::App& app, Invocation& invocation);
 void AddListCommand(CLI::App& app, Invocation& invocation);
+void AddExplainCommand(CLI::App& app, Invocation& invocation);
 void AddLlmsCommand(CLI::App& app, Invocation& invocation);
 void AddSchemaCommand(CLI::App& app, Invocation& invocation);
 
@@ -54,6 +55,8 @@ Provenance ProvenanceOf(const SimulationOptions& options, const Invocation& invo
 // A scenario as a file of the results folder, ready to run: a trace's path starts from there.
 std::string ScenarioText(Scenario scenario, const std::string& folder);
 std::string Version();
+// What `poolsim schema` prints: every setting of a scenario.
+Json WholeSchema();
 // Replaces the file in one step: it is there whole or as it was. InputError when it cannot be written.
 void WriteWholeFile(const std::string& path, const std::string& text);
 

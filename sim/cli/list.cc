@@ -169,16 +169,6 @@ void PrintTemplates(const Json& rows, const Style& style) {
                   kPageWidth, 0, 0));
 }
 
-// What the simulation core knows of a scenario, and the settings of markets.
-Json WholeSchema() {
-  Json schema = ScenarioSchema();
-  Json& market = schema["properties"]["workload"]["properties"]["market"];
-  Json params = SourceParamsSchema("market");
-  params["description"] = market["description"];
-  market = std::move(params);
-  return schema;
-}
-
 struct Listing {
   const char* name;
   Json (*rows)();
@@ -215,6 +205,16 @@ void List(const Options& options) {
 }
 
 }  // namespace
+
+// What the simulation core knows of a scenario, and the settings of markets.
+Json WholeSchema() {
+  Json schema = ScenarioSchema();
+  Json& market = schema["properties"]["workload"]["properties"]["market"];
+  Json params = SourceParamsSchema("market");
+  params["description"] = market["description"];
+  market = std::move(params);
+  return schema;
+}
 
 void AddListCommand(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<Options>();

@@ -1,0 +1,204 @@
+// poolsim explain: everything that results and scenarios name has an explanation, and what is said of it is what is declared.
+#include "sim/cli/explain.h"
+
+#include <filesystem>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "sim/cli/commands.h"
+#include "sim/errors.h"
+#include "sim/policy.h"
+#include "sim/report.h"
+#include "tests/catch.h"
+#include "tests/command.h"
+#include "tests/support.h"
+
+namespace poolsim {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Whether there is an explanation that says more than the name; of a key that is both a metric and a setting, as a metric.
+bool Explained(const std::string& name) {
+  try {
+    return Explain(name, Style{}).find("Keys: ") != std::string::npos;
+  } catch (const InputError&) {
+    return false;
+  }
+}
+
+void Leaves(const Json& json, const std::string& path, std::set<std::string>& keys) {
+  if (json.is_array()) {
+    for (const Json& item : json) Leaves(item, path, keys);
+  } else if (json.is_object()) {
+    for (const auto& [key, value] : json.items()) Leaves(value, path.empty() ? key : path + "." + key, keys);
+  } else {
+    keys.insert(path);
+  }
+}
+
+std::vector<std::string> Columns(const std::string& csv) {
+  std::vector<std::string> columns(1);
+  for (const char c : csv.substr(0, csv.find('\n'))) {
+    if (c == ',') {
+      columns.emplace_back();
+    } else {
+      columns.back() += c;
+    }
+  }
+  return columns;
+}
+
+std::set<std::string> SummaryKeys() {
+  const Json summary = SummaryJson(Scenario{}, RunResult{});
+  std::set<std::string> keys;
+  Leaves(summary, "", keys);
+  return keys;
+}
+
+TEST_CASE("Every key of summary.json and every column of the tables is explained", "[unit]") {
+  const std::set<std::string> keys = SummaryKeys();
+  REQUIRE(keys.size() > 80);
+  for (const std::string& key : keys) {
+    INFO(key << ": docs/metrics.md has no section for it");
+    CHECK(Explained(key));
+  }
+  for (const std::string& csv : {ModelsCsv(RunResult{}), WindowsCsv(RunResult{}), std::string(RequestRowHeader())}) {
+    for (const std::string& column : Columns(csv)) {
+      INFO(column << ": docs/metrics.md has no section for it");
+      CHECK(Explained(column));
+    }
+  }
+}
+
+TEST_CASE("Every policy is explained, with its parameters as they are declared", "[unit]") {
+  for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
+    if (policy.name == "partitioned") continue;  // docs/writing_a_policy.md
+    const fs::path page = fs::path(POOLSIM_SOURCE_DIR) / "docs/policies" / (policy.name + ".md");
+    const std::string text = testing::Get(page);
+    INFO(page << " is missing, or is not what the executable has; expected a title with the policy's name");
+    REQUIRE(text.rfind("# " + policy.name + "\n", 0) == 0);
+    CHECK(Explain(policy.name, Style{}) == MarkdownText(text, Style{}));
+    std::string table = "| parameter | default | what it is |\n|---|---|---|\n";
+    for (const auto& [name, property] : policy.schema()["properties"].items()) {
+      const Json& value = property["default"];
+      std::string help = property["description"].get<std::string>();
+      if (property.contains("enum")) {
+        std::vector<std::string> choices;
+        for (const Json& choice : property["enum"]) choices.push_back(choice.get<std::string>());
+        help += fmt::format(" [{}]", fmt::join(choices, ", "));
+      }
+      table += fmt::format("| `{}` | {} | {} |\n", name,
+                           value.is_null()           ? "not set"
+                           : value.is_string()       ? value.get<std::string>()
+                           : value.is_number_float() ? fmt::format("{}", value.get<double>())
+                                                     : value.dump(),
+                           help);
+      CHECK(Explain(policy.name + "." + name, Style{}).find("policy.params." + policy.name + "." + name) != std::string::npos);
+    }
+    INFO(page << " must have this table:\n" << table);
+    CHECK(text.find(table) != std::string::npos);
+  }
+}
+
+TEST_CASE("Every setting is explained as it is declared, by its whole name", "[unit]") {
+  const auto settings = SettingsOf(WholeSchema());
+  REQUIRE(settings.size() > 300);
+  for (const auto& [path, property] : settings) {
+    const std::string text = Explain(path, Style{});
+    INFO(path << ":\n" << text);
+    CHECK(text.find(path) != std::string::npos);
+    if (!property.contains("description")) continue;  // a block of a policy or a form
+    // The first words: the text is wrapped.
+    CHECK(text.find(property["description"].get<std::string>().substr(0, 20)) != std::string::npos);
+  }
+  const std::string ttft = Explain("ttft_slo_s", Style{});
+  CHECK(ttft.find("slo.ttft_slo_s: a setting") != std::string::npos);
+  CHECK(ttft.find("number from 0 to ") != std::string::npos);
+  CHECK(ttft.find("default: 10\n") != std::string::npos);
+}
+
+TEST_CASE("Names may be cut short at both ends, and numbers in lists left in", "[unit]") {
+  CHECK(Explain("aegaeon.q_max", Style{}) == Explain("aegaeon.q_max_s", Style{}));
+  CHECK(Explain("q_max", Style{}).find("policy.params.aegaeon.q_max_s: a setting") != std::string::npos);
+  CHECK(Explain("models.0.tp", Style{}).find("models[].tp: a setting") != std::string::npos);
+  CHECK(Explain("pools.3.max_rate", Style{}).find("pools[].max_rate: a setting") != std::string::npos);
+  const std::string attainment = Explain("attainment", Style{});
+  for (const char* title : {"Service attainment\n", "Token attainment\n", "Request attainment\n"}) {
+    INFO(title);
+    CHECK(attainment.find(title) != std::string::npos);
+  }
+  CHECK(Explain("ttft", Style{}) == Explain("ttft_s.p99", Style{}));
+  // A list and what lies in it have one name each.
+  CHECK(Explain("gpus", Style{}).find("fleet.gpus: a setting") != std::string::npos);
+  CHECK(Explain("gpus", Style{}).find("likewise pools[].gpus") != std::string::npos);
+}
+
+TEST_CASE("An unknown name is refused with the nearest", "[unit]") {
+  const auto refusal = [](const std::string& name) {
+    try {
+      return Explain(name, Style{});
+    } catch (const InputError& error) {
+      return std::string(error.what());
+    }
+  };
+  CHECK(
+      refusal("atainment.token") ==
+      "explain: unknown metric, policy or setting \"atainment.token\"; did you mean \"attainment.token\"? poolsim explain lists "
+      "what there is");
+  CHECK(refusal("aegeon").find("did you mean \"aegaeon\"") != std::string::npos);
+  CHECK(refusal("q_mx_s").find("policy.params.aegaeon.q_max_s") != std::string::npos);
+  CHECK(refusal("zzzzzzzzzzzz") ==
+        "explain: unknown metric, policy or setting \"zzzzzzzzzzzz\"; poolsim explain lists what there is");
+}
+
+TEST_CASE("The index names every policy, every metric and every part of a scenario", "[unit]") {
+  const std::string index = ExplainIndex(Style{});
+  for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries())
+    CHECK(index.find("  " + policy.name) != std::string::npos);
+  for (const char* name : {"attainment.service", "TTFT", "  slo ", "  switch "}) {
+    INFO(name);
+    CHECK(index.find(name) != std::string::npos);
+  }
+}
+
+TEST_CASE("Markdown is set for a terminal", "[unit]") {
+  const std::string page =
+      "# Title `a`\n"
+      "\n"
+      "One **two**\n"
+      "`three` [four](five.md), x[0].\n"
+      "\n"
+      "| name | what |\n"
+      "|---|---|\n"
+      "| `a` | alpha |\n"
+      "| `bc` | [beta](b) |\n"
+      "\n"
+      "- first\n"
+      "  of two\n"
+      "- second\n"
+      "\n"
+      "    code  `as` it **is**\n"
+      "```\n"
+      "# also\n"
+      "```\n";
+  CHECK(MarkdownText(page, Style{}) ==
+        "Title a\n"
+        "\n"
+        "One two three four, x[0].\n"
+        "\n"
+        "  name  what\n"
+        "  a     alpha\n"
+        "  bc    beta\n"
+        "\n"
+        "- first of two\n"
+        "- second\n"
+        "\n"
+        "    code  `as` it **is**\n"
+        "    # also\n");
+  CHECK(MarkdownText("# Title\n", Style{true}) == "\033[1mTitle\033[0m\n");
+}
+
+}  // namespace
+}  // namespace poolsim
