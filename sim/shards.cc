@@ -15,6 +15,7 @@
 #include "sim/nodes.h"
 #include "sim/report.h"
 #include "sim/team.h"
+#include "sim/timeline.h"
 
 namespace poolsim {
 namespace {
@@ -125,6 +126,7 @@ class Run {
     std::unique_ptr<PartOfPlan> part;
     std::unique_ptr<PoolParts> policy;
     std::unique_ptr<Engine> engine;
+    std::unique_ptr<SpanObserver> spans;
     std::vector<std::string> names;  // of models, as CSV cells
     std::string rows;                // of requests.csv, that are not in the spool yet
   };
@@ -159,12 +161,12 @@ class Run {
   std::unique_ptr<RowSpool> spool_;
   std::size_t rows_kept_ = 1 << 18;  // bytes of requests.csv that a shard keeps
   std::atomic<std::int64_t> fed_{0};
-  std::vector<std::uint64_t> fingerprints_;  // by shard
-  std::shared_ptr<RunRecord> record_;        // its rows are there from the start
+  std::vector<std::uint64_t> fingerprints_;                      // by shard
+  std::shared_ptr<RunRecord> record_;                            // its rows are there from the start
   std::vector<std::pair<std::size_t, std::int64_t>> pool_rows_;  // of it, the first row and the first instance of each pool
   std::int64_t instances_per_row_ = 1;
   std::vector<std::unique_ptr<Record>> records_;  // by shard
-  std::mutex mutex_;                         // guards result_
+  std::mutex mutex_;                              // guards result_
   ShardsResult result_;
 };
 
@@ -278,6 +280,7 @@ void Run::NumberInstances() {
     next += shard.instances;
     of_pool[shard.pool] += shard.instances;
   }
+  if (options_.timeline != nullptr) options_.timeline->Expect(shards_.size(), next);
   if (!options_.record) return;
   instances_per_row_ = InstancesPerRow(of_pool);
   record_ = std::make_shared<RunRecord>();
@@ -308,10 +311,21 @@ std::size_t Run::RowOf(const Shard& shard, std::int64_t instance) const {
   return row + static_cast<std::size_t>((instance - first) / instances_per_row_);
 }
 
-// The rows of a shard are those that its instances are in: others may share the first and the last.
+// Who looks on at a shard. Its rows of the record are those that its instances are in: others may share the first and the last.
 void Run::Watch(std::size_t number, Running& running) {
-  if (!options_.record) return;
   const Shard& shard = shards_[number];
+  if (options_.timeline != nullptr) {
+    Timeline::Process process;
+    process.name = plans_[shard.pool].config.name;
+    for (const ModelFacts& m : running.models) process.models.push_back(m.name);
+    if (shard.part) process.name += ": " + process.models.front();
+    if (shard.cells > 1) process.name += fmt::format(", cell {}", shard.cell);
+    process.first_instance = shard.first_instance;
+    process.instances = running.engine->plan();
+    running.spans = options_.timeline->Watch(number, std::move(process));
+    running.engine->set_span_observer(running.spans.get());
+  }
+  if (!options_.record) return;
   const std::size_t first = RowOf(shard, shard.first_instance);
   std::vector<std::int32_t> rows;
   for (std::int64_t i = 0; i < shard.instances; ++i)
