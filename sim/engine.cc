@@ -422,6 +422,7 @@ void Engine::Poke(InstanceId i, RequestId id) {
 void Engine::Dispatch(InstanceId i) {
   Instance& inst = instances_[i];
   SetPhase(i, Phase::kBetween);
+  if (spans_ != nullptr) spans_->OnMemory(i, inst.kv_used * inst.gpus, now_);
   for (int tries = 0;; ++tries) {
     if (tries > 10000) Broken(fmt::format("instance {} was granted 10000 things in a row that take no time", i));
     inst.grant.Clear();
@@ -1734,7 +1735,6 @@ void Engine::Observe(InstanceId i, Span::Kind kind, bool cut) {
   span.from = inst.phase_start;
   span.to = now_;
   span.model = inst.busy_for;
-  span.kv_bytes = inst.kv_used * inst.gpus;
   span.cut = cut;
   if (kind == Span::Kind::kPrefill) {
     span.requests = static_cast<std::int64_t>(inst.grant.requests.size());

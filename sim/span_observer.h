@@ -26,13 +26,12 @@ struct Span {
   ModelId model = kNone;      // where batches take turns, that of the first
   std::int64_t batches = 0;   // that take turns
   std::int64_t requests = 0;  // prefilled, or in the batches that step
-  std::int64_t tokens = 0;    // prefilled (in pieces: of prompts), or delivered by steps
+  std::int64_t tokens = 0;    // prefilled, or delivered by steps
   std::int64_t steps = 0;
   WeightSource source = WeightSource::kResident;  // of a switch, as are the next two
   TimePs engine_init = 0;                         // of its time; the rest but for `copy` is waiting for weights
   TimePs copy = 0;
-  std::int64_t kv_bytes = 0;  // on the instance's GPUs when it ends
-  bool cut = false;           // by the horizon
+  bool cut = false;  // by the horizon
 };
 
 struct Move {
@@ -57,6 +56,8 @@ class SpanObserver {
   virtual void OnMember(std::int64_t sequence, InstanceId i, bool prefill) = 0;
   virtual void OnSpan(const Span& span) = 0;
   virtual void OnMove(const Move& move) = 0;
+  // KV bytes on the instance's GPUs, whenever it is asked what to do next: what finished has left.
+  virtual void OnMemory(InstanceId i, std::int64_t kv_bytes, TimePs now) = 0;
   virtual void OnFirstToken(std::int64_t sequence, InstanceId i, TimePs now) = 0;
   // It finished or failed, or the run was over; of one that steps or is prefilled the span has come before.
   virtual void OnLeave(std::int64_t sequence, InstanceId i, Outcome outcome, TimePs now) = 0;

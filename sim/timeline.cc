@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <filesystem>
+#include <iterator>
 #include <limits>
 #include <set>
 #include <system_error>
@@ -102,7 +103,6 @@ class TimelineShard final : public SpanObserver {
     }
     inst.members.clear();
     if (!inst.shown) return;
-    if (few_) Count(inst.kv, Kind::kKv, span.instance, span.to, span.kv_bytes);
     Event e;
     e.kind = static_cast<Kind>(span.kind);
     e.from = span.from;
@@ -135,6 +135,11 @@ class TimelineShard final : public SpanObserver {
     e.cut = move.cut;
     e.dropped = move.dropped;
     Add(e);
+  }
+
+  void OnMemory(InstanceId i, std::int64_t kv_bytes, TimePs now) override {
+    Instance& inst = instances_[static_cast<std::size_t>(i)];
+    if (few_ && inst.shown) Count(inst.kv, Kind::kKv, i, now, kv_bytes);
   }
 
   void OnFirstToken(std::int64_t sequence, InstanceId i, TimePs now) override {
@@ -265,14 +270,13 @@ std::unique_ptr<SpanObserver> Timeline::Watch(std::size_t shard, Process process
 // What is counted is all that comes before the cut, and the cut only moves forward in time as far as what was counted makes it:
 // in the end it lies at the last tenth of a second before which there are no more than there may be, whoever came first.
 void Timeline::CountOne(TimePs key, std::int64_t events) {
-  const auto bucket = static_cast<std::size_t>((key - options_.from) / kBucket);
-  if (bucket >= counts_.size()) counts_.resize(bucket + 1, 0);
-  counts_[bucket] += events;
+  counts_[(key - options_.from) / kBucket] += events;
   total_ += events;
   while (total_ > options_.most_events) {
-    total_ -= counts_.back();
-    counts_.pop_back();
-    cut_ = options_.from + static_cast<TimePs>(counts_.size()) * kBucket;
+    const auto last = std::prev(counts_.end());
+    total_ -= last->second;
+    cut_ = options_.from + last->first * kBucket;
+    counts_.erase(last);
   }
 }
 

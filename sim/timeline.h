@@ -12,7 +12,7 @@
 //             requests whose whole way lies in the window and on instances that are shown
 //   counters  "without first token": requests that wait for it, per process; with up to kFewInstances instances also for each,
 //   and
-//             "KV memory": bytes on its GPUs, as at the end of each slice
+//             "KV memory": bytes on its GPUs, as when it turns to the next thing
 //
 // What overlaps the window comes whole. Times are whole nanoseconds, ends and begins rounded down alike, so that what follows
 // without a gap does so in the file; `dur` is the difference. In each thread slices come in order and do not overlap; a flow
@@ -26,6 +26,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -148,7 +149,7 @@ class Timeline {
   std::atomic<TimePs> cut_;
   std::mutex mutex_;  // guards what follows during the run
   std::vector<Gathered> shards_;
-  std::vector<std::int64_t> counts_;  // by tenth of a second
+  std::map<std::int64_t, std::int64_t> counts_;  // by tenth of a second
   std::int64_t total_ = 0;
   std::int64_t stored_ = 0;
 };

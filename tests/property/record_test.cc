@@ -79,8 +79,9 @@ double Real(const std::string& text) { return std::stod(text); }
 }  // namespace
 
 TEST_CASE("The cells of fleet.csv add up to the summary's utilisation", "[property]") {
-  const std::string text = GENERATE(as<std::string>(), TwoPools(R"("window_s": 10)"), TwoPools(R"("window_s": 0.1, "warmup_s": 15, "horizon_s": 90)"),
-                                    TwoPools(R"("window_s": 1000)"), Multiplexed());
+  const std::string text =
+      GENERATE(as<std::string>(), TwoPools(R"("window_s": 10)"), TwoPools(R"("window_s": 0.1, "warmup_s": 15, "horizon_s": 90)"),
+               TwoPools(R"("window_s": 1000)"), Multiplexed());
   const RunResult result = Recorded(text);
   std::set<std::string> models, rows;
   for (const ModelRow& m : result.models) models.insert(m.name);
@@ -167,8 +168,8 @@ TEST_CASE("distributions.csv holds as many as the summary counts, with the same 
     for (const auto& [name, q] : {std::pair{"p50", 0.5}, {"p90", 0.9}, {"p99", 0.99}}) {
       const std::int64_t rank = static_cast<std::int64_t>(std::ceil(q * static_cast<double>(count(quantity))));
       std::int64_t seen = 0;
-      const auto bin = std::find_if(bins[quantity].begin(), bins[quantity].end(),
-                                    [&](const auto& b) { return (seen += b.second) >= rank; });
+      const auto bin =
+          std::find_if(bins[quantity].begin(), bins[quantity].end(), [&](const auto& b) { return (seen += b.second) >= rank; });
       CAPTURE(quantity, name);
       CHECK(quantiles[name].get<double>() <= bin->first * (1 + 1e-5));
       CHECK(quantiles[name].get<double>() >= bin->first * (1 - 1.0 / 128) - 9e-9);
@@ -177,7 +178,8 @@ TEST_CASE("distributions.csv holds as many as the summary counts, with the same 
   for (const char* quantity : {"ttft_s", "tbt_s", "tpot_s", "e2e_s", "kv_sync_s"}) check(quantity, summary[quantity]);
   check("switch_s", summary["switching"]["latency_s"]);
   // Lengths up to 128 tokens have bins of their own.
-  const RunResult fixed = Recorded(R"({"workload": {"source": "poisson", "params": {"duration_s": 20, "models": 2, "rate_per_model": 1,
+  const RunResult fixed =
+      Recorded(R"({"workload": {"source": "poisson", "params": {"duration_s": 20, "models": 2, "rate_per_model": 1,
     "mix": ["qwen2.5-7b"], "prompt_tokens": {"fixed": 100}, "output_tokens": {"fixed": 7}}}, "fleet": {"gpu": "h800", "gpus": 4}})");
   const std::string lines = DistributionsCsv(fixed);
   CHECK(lines.find(fmt::format("\nprompt_tokens,101,{}\n", fixed.requests)) != std::string::npos);
