@@ -282,6 +282,7 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
   const Wide best = lateness.Best() - shift;
   const std::int64_t turn = lateness.Turn();
   std::int64_t late = 0;
+  std::int64_t measured_late = 0;
   for (Late& member : late_) {
     if (worst > member.due) {
       const Wide limit = member.due + shift;
@@ -289,6 +290,7 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
           best > member.due ? count : lateness.CountAbove(0, turn, limit) + lateness.CountAbove(turn, count, limit);
       member.late_tokens += static_cast<std::int32_t>(here);
       late += here;
+      if (measured_ == size_now || requests[member.id].measured) measured_late += here;
     }
     if (worst <= member.service_due) continue;
     Request& r = requests[member.id];
@@ -307,6 +309,7 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
   Window& window = metrics.WindowAt(first);
   window.output_tokens += size_now * count;
   window.on_time_tokens += size_now * count - late;
+  metrics.RecordTokens(model, measured_ * count, measured_ * count - measured_late);
   blocks_ = Blocks(count);
   steps_ += count;
   context_ += size_now * count;

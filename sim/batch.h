@@ -98,6 +98,14 @@ class Batch {
   void Account(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics,
                TokenObserver* observer);
 
+  // f(request) for each member that has joined since the last step.
+  template <class F>
+  void ForEachFresh(const RequestTable& requests, F&& f) const {
+    for (std::size_t n = 0; n < fresh_.size(); ++n) {
+      if (requests[fresh_[n]].stamp == fresh_stamps_[n]) f(requests[fresh_[n]]);
+    }
+  }
+
   // A member that has just made its last step, or kNone. Call until kNone after Account.
   RequestId PopFinished(const RequestTable& requests);
 

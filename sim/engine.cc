@@ -240,20 +240,32 @@ EngineResult Engine::Finish() {
         ApplySteps(i, n);
         inst.busy_for = batches_[inst.run.parts[n % static_cast<std::int64_t>(inst.run.parts.size())].batch].model;
         Busy(i, Activity::kDecode, std::max(inst.phase_start, inst.last_step_end));
+        Observe(i, inst.run.mixed ? Span::Kind::kMixed : Span::Kind::kDecode, true);
         break;
       }
       case Phase::kPrefill:
         Busy(i, Activity::kPrefill, inst.phase_start);
+        Observe(i, Span::Kind::kPrefill, true);
         break;
       case Phase::kSwitch:
         Busy(i, Activity::kSwitch, inst.phase_start);
+        Observe(i, Span::Kind::kSwitch, true);
         break;
       case Phase::kCopy:
         Busy(i, Activity::kKvCopy, inst.phase_start);
+        Observe(i, Span::Kind::kKvCopy, true);
         break;
       default:
         break;
     }
+  }
+  if (spans_ != nullptr) {
+    std::vector<const Ticket*> under_way;
+    for (const Ticket& ticket : tickets_) {
+      if (ticket.kind != Ticket::Kind::kFree) under_way.push_back(&ticket);
+    }
+    std::stable_sort(under_way.begin(), under_way.end(), [](const Ticket* a, const Ticket* b) { return a->begun < b->begun; });
+    for (const Ticket* ticket : under_way) Observe(*ticket, false, true);
   }
   result_.requests = next_sequence_;
   result_.unfinished = requests_.in_flight();
@@ -262,6 +274,7 @@ EngineResult Engine::Finish() {
     if (!r.live) continue;
     if (r.batch != kNone) batches_[r.batch].Leave(id, requests_);
     metrics_.Leave(r, now_);
+    if (spans_ != nullptr) spans_->OnLeave(r.sequence, r.instance, r.outcome, now_);
     if (request_sink_) request_sink_(r, metrics_.targets(r.model));
   }
   metrics_.End(now_);
@@ -375,6 +388,7 @@ void Engine::RouteArrival(RequestId id) {
     Remove(id, r.generated == 0 ? Outcome::kKvPrompt : Outcome::kKvGrowth, false);
     return;
   }
+  if (spans_ != nullptr && r.generated == 0) spans_->OnArrival(r.sequence, r.model, i, now_);
   QueueAt(id, i);
 }
 
@@ -408,6 +422,7 @@ void Engine::Poke(InstanceId i, RequestId id) {
 void Engine::Dispatch(InstanceId i) {
   Instance& inst = instances_[i];
   SetPhase(i, Phase::kBetween);
+  if (spans_ != nullptr) spans_->OnMemory(i, inst.kv_used * inst.gpus, now_);
   for (int tries = 0;; ++tries) {
     if (tries > 10000) Broken(fmt::format("instance {} was granted 10000 things in a row that take no time", i));
     inst.grant.Clear();
@@ -510,6 +525,7 @@ bool Engine::StartPrefill(InstanceId i, Grant& grant) {
 void Engine::FinishPrefill(InstanceId i) {
   Instance& inst = instances_[i];
   Busy(i, Activity::kPrefill, inst.phase_start);
+  Observe(i, Span::Kind::kPrefill);
   inst.last_step_end = now_;
   inst.last_run_time = now_ - inst.phase_start;
   inst.step_time_since_switch += now_ - inst.phase_start;
@@ -534,6 +550,7 @@ void Engine::Token(RequestId id) {
   }
   if (observer_ != nullptr) observer_->OnTokens(r.sequence, now_, 0, 0, 1);
   if (r.generated == 0) r.spent.prefill_wait = now_ - r.arrival - r.spent.prefill - r.spent.switching;
+  if (spans_ != nullptr && r.generated == 0) spans_->OnFirstToken(r.sequence, r.instance, now_);
   metrics_.Token(r, now_);
   if (r.generated == r.output) {
     Remove(id, Outcome::kFinished, true);
@@ -551,7 +568,7 @@ void Engine::Fetch(InstanceId i, Batch& batch, std::int64_t& ticket, bool& waiti
   const std::int64_t block_bytes = BlockBytes(inst, batch.model);
   Place& place = places_[batch.number];
   const auto the_ticket = [&]() -> Ticket& {
-    if (ticket < 0) ticket = NewTicket(Ticket::Kind::kIn, i);
+    if (ticket < 0) ticket = NewTicket(Ticket::Kind::kIn, i, batch.model);
     return tickets_[ticket];
   };
   if (place == Place::kLeaving || place == Place::kComing) {
@@ -713,6 +730,8 @@ bool Engine::StartDecode(InstanceId i, Grant& grant) {
   run.mixed = false;
   run.before = 0;
   run.steps_before = 0;
+  run.steps = 0;
+  run.tokens = 0;
   run.first_step = 0;
   run.truncated = false;
   SetPhase(i, Phase::kRun);
@@ -787,6 +806,8 @@ bool Engine::StartMixed(InstanceId i, Grant& grant) {
   run.steps_left = grant.pieces.size() == 1 ? grant.steps : 1;
   run.before = 0;
   run.steps_before = 0;
+  run.steps = 0;
+  run.tokens = 0;
   run.first_step = 0;
   run.truncated = false;
   SetPhase(i, Phase::kRun);
@@ -898,16 +919,21 @@ void Engine::ApplySteps(InstanceId i, std::int64_t n) {
   RunState& run = inst.run;
   if (n == 0) return;
   const auto m = static_cast<std::int64_t>(run.parts.size());
+  TimePs before = run.start;  // for the record the parts come one after the other, not in turn
   for (std::int64_t p = 0; p < m; ++p) {
     const Part& part = run.parts[p];
     Batch& batch = batches_[part.batch];
     const std::int64_t steps = n / m + (p < n % m ? 1 : 0);
     const std::int64_t blocks = batch.Blocks();
+    if (spans_ != nullptr) batch.ForEachFresh(requests_, [&](const Request& r) { spans_->OnMember(r.sequence, i, false); });
+    run.tokens += steps * batch.size();
     batch.Account(run.start + part.a_sum, run.cycle.a + part.d_sum, run.cycle.d, steps, requests_, metrics_, observer_);
     const std::int64_t block_bytes = BlockBytes(inst, batch.model);
     inst.kv_used += (batch.Blocks() - blocks) * block_bytes;
     const TimePs stepped = Series{part.a, part.d}.Elapsed(steps);
     batch.in_steps += stepped;
+    metrics_.RecordBusy(i, Activity::kDecode, before, before + stepped, inst.gpus, batch.model);
+    before += stepped;
     const GpuTime gpu_time = static_cast<GpuTime>(stepped) * inst.gpus;
     metrics_.model(batch.model).busy += gpu_time;
     KvHeld& held = metrics_.kv_held;
@@ -919,6 +945,7 @@ void Engine::ApplySteps(InstanceId i, std::int64_t n) {
   metrics_.Busy(Activity::kDecode, run.start, end, inst.gpus);
   inst.busy += end - run.start;
   run.before += end - run.start;
+  run.steps += n;
   inst.step_time_since_switch += end - run.start;
   inst.last_step_end = end;
   if (run.mixed) {
@@ -942,6 +969,7 @@ void Engine::FinishRun(InstanceId i) {
   }
   inst.last_run_time = run.before;
   inst.last_run_label = batches_[run.parts[(n - 1) % m].batch].label;
+  Observe(i, run.mixed ? Span::Kind::kMixed : Span::Kind::kDecode);
   inst.phase = Phase::kBetween;
   for (const Part& part : run.parts) {
     for (;;) {
@@ -1074,12 +1102,11 @@ bool Engine::StartSwitch(InstanceId i, Grant& grant) {
   }
   const bool prefetched = grant.hiding == Grant::Hiding::kPrefetched && inst.prefetched == m;
   if (m != inst.loaded) {
-    metrics_.Switch(m,
-                    there                 ? WeightSource::kResident
-                    : !prefetched         ? TierOf(i, m)
-                    : inst.prefetch_ready ? WeightSource::kPrefetched
-                                          : WeightSource::kPrefetching,
-                    now_);
+    inst.switch_source = there                 ? WeightSource::kResident
+                         : !prefetched         ? TierOf(i, m)
+                         : inst.prefetch_ready ? WeightSource::kPrefetched
+                                               : WeightSource::kPrefetching;
+    metrics_.Switch(m, inst.switch_source, now_);
   }
   inst.loaded = m;
   SetResident(i, std::move(next));
@@ -1134,13 +1161,14 @@ void Engine::SwitchTimerEnded(InstanceId i) {
     if (inst.prefetch_ticket >= 0) {
       // A prefetch of something else is in the way of these weights.
       links_[inst.link].Cancel(now_, inst.prefetch_ticket);
+      if (spans_ != nullptr) Observe(tickets_[inst.prefetch_ticket], true, false);
       tickets_[inst.prefetch_ticket].kind = Ticket::Kind::kFree;
       free_tickets_.push_back(inst.prefetch_ticket);
       inst.prefetch_ticket = -1;
       inst.prefetched = kNone;
     }
     events_.Clear(i);
-    SendWeights(i, inst.loaded, TakeWeights(i, inst.loaded), NewTicket(Ticket::Kind::kWeights, i), false);
+    SendWeights(i, inst.loaded, TakeWeights(i, inst.loaded), NewTicket(Ticket::Kind::kWeights, i, inst.loaded), false);
     return;
   }
   if (inst.prefetched == inst.loaded) {
@@ -1164,6 +1192,7 @@ void Engine::FinishSwitch(InstanceId i) {
   inst.switch_ended = now_;
   metrics_.SwitchEnded(now_ - inst.phase_start, inst.switch_engine_init, inst.switch_copy);
   Busy(i, Activity::kSwitch, inst.phase_start);
+  Observe(i, Span::Kind::kSwitch);
   Dispatch(i);
 }
 
@@ -1175,7 +1204,7 @@ void Engine::StartPrefetch(InstanceId i, ModelId m) {
   if (inst.phase == Phase::kSwitch) return;
   inst.prefetched = m;
   inst.prefetch_ready = false;
-  inst.prefetch_ticket = NewTicket(Ticket::Kind::kPrefetch, i);
+  inst.prefetch_ticket = NewTicket(Ticket::Kind::kPrefetch, i, m);
   const std::int64_t bytes = prices_.WeightBytes(m, inst.shape);
   metrics_.weight_bytes_moved += bytes * inst.gpus;
   ++metrics_.switching.prefetches;
@@ -1184,7 +1213,7 @@ void Engine::StartPrefetch(InstanceId i, ModelId m) {
 
 // --------------------------------------------------------------------------------------------------------- KV movement
 
-std::int64_t Engine::NewTicket(Ticket::Kind kind, InstanceId i) {
+std::int64_t Engine::NewTicket(Ticket::Kind kind, InstanceId i, ModelId m) {
   if (free_tickets_.empty()) {
     tickets_.emplace_back();
     free_tickets_.push_back(static_cast<std::int64_t>(tickets_.size()) - 1);
@@ -1195,6 +1224,7 @@ std::int64_t Engine::NewTicket(Ticket::Kind kind, InstanceId i) {
   ticket.kind = kind;
   ticket.instance = i;
   ticket.begun = now_;
+  ticket.model = m;
   ticket.batches.clear();
   ticket.requests.clear();
   return number;
@@ -1208,6 +1238,7 @@ void Engine::Send(InstanceId i, Direction direction, std::int64_t bytes, std::in
 
 void Engine::SendWeights(InstanceId i, ModelId m, WeightsAt from, std::int64_t ticket, bool background) {
   const Instance& inst = instances_[i];
+  tickets_[ticket].tier = from.tier;
   links_[inst.link].Add(now_, inst.lane, Direction::kIn, prices_.WeightBytes(m, inst.shape), from.rate, ticket, background,
                         from.tier, inst.node_gpus);
   UpdateLink(inst.link);
@@ -1247,7 +1278,7 @@ void Engine::Evict(InstanceId i, Batch& batch) {
     return;
   }
   ++inst.leaving;
-  const std::int64_t ticket = NewTicket(Ticket::Kind::kBatchOut, i);
+  const std::int64_t ticket = NewTicket(Ticket::Kind::kBatchOut, i, batch.model);
   if (stepping) tickets_[ticket].batches.push_back({batch.number, batch.Blocks() * block_bytes});
   tickets_[ticket].requests = std::move(beside);
   Send(i, Direction::kOut, bytes, setup_.kv_copy, ticket);
@@ -1301,7 +1332,7 @@ void Engine::Preempt(InstanceId i, RequestId id) {
     } else {
       r.kv = KvPlace::kMoving;
       ++inst.leaving;
-      const std::int64_t ticket = NewTicket(Ticket::Kind::kRequestsOut, i);
+      const std::int64_t ticket = NewTicket(Ticket::Kind::kRequestsOut, i, r.model);
       tickets_[ticket].requests.push_back({id, r.stamp, bytes});
       Send(i, Direction::kOut, bytes, setup_.kv_copy, ticket);
     }
@@ -1347,7 +1378,7 @@ void Engine::Handover(RequestId id) {
   metrics_.kv_bytes_moved += bytes * inst.gpus;
   r.kv = KvPlace::kMoving;
   ++inst.leaving;
-  const std::int64_t ticket = NewTicket(Ticket::Kind::kHandover, i);
+  const std::int64_t ticket = NewTicket(Ticket::Kind::kHandover, i, r.model);
   tickets_[ticket].requests.push_back({id, r.stamp, bytes});
   Send(i, Direction::kOut, bytes, setup_.kv_copy, ticket);
 }
@@ -1386,6 +1417,7 @@ void Engine::FinishTicket(std::int64_t number) {
   const InstanceId i = ticket.instance;
   Instance& inst = instances_[i];
   Mark(static_cast<std::uint64_t>(now_), static_cast<std::uint64_t>(i) << 3 | 3u);
+  if (spans_ != nullptr) Observe(ticket, false, false);
   switch (ticket.kind) {
     case Ticket::Kind::kWeights:
       if (now_ < inst.switch_earliest_end) {
@@ -1468,6 +1500,7 @@ void Engine::FinishTicket(std::int64_t number) {
   }
   if (inst.phase == Phase::kCopy) {
     Busy(i, Activity::kKvCopy, inst.phase_start);
+    Observe(i, Span::Kind::kKvCopy);
     Dispatch(i);
   } else if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) {
     Dispatch(i);
@@ -1510,6 +1543,7 @@ void Engine::Remove(RequestId id, Outcome outcome, bool known_to_policy) {
     scheduler_.OnRemoved(id, r.instance, *this);
   }
   metrics_.Leave(r, now_);
+  if (spans_ != nullptr) spans_->OnLeave(r.sequence, r.instance, outcome, now_);
   ++(outcome == Outcome::kFinished ? finished_ : failed_);
   if (request_sink_) request_sink_(r, metrics_.targets(r.model));
   requests_.Free(id);
@@ -1686,9 +1720,66 @@ TimePs Engine::last_step_end(InstanceId i) const {
 void Engine::Busy(InstanceId i, Activity activity, TimePs from) {
   Instance& inst = instances_[i];
   metrics_.Busy(activity, from, now_, inst.gpus);
+  metrics_.RecordBusy(i, activity, from, now_, inst.gpus, inst.busy_for);
   metrics_.model(inst.busy_for).busy += static_cast<GpuTime>(now_ - from) * inst.gpus;
   if (activity == Activity::kKvCopy) metrics_.switching.kv += now_ - from;
   inst.busy += now_ - from;
+}
+
+void Engine::Observe(InstanceId i, Span::Kind kind, bool cut) {
+  if (spans_ == nullptr) return;
+  const Instance& inst = instances_[i];
+  Span span;
+  span.kind = kind;
+  span.instance = i;
+  span.from = inst.phase_start;
+  span.to = now_;
+  span.model = inst.busy_for;
+  span.cut = cut;
+  if (kind == Span::Kind::kPrefill) {
+    span.requests = static_cast<std::int64_t>(inst.grant.requests.size());
+    for (const RequestId id : inst.grant.requests) {
+      span.tokens += requests_[id].context();
+      spans_->OnMember(requests_[id].sequence, i, true);
+    }
+  } else if (kind == Span::Kind::kDecode || kind == Span::Kind::kMixed) {
+    span.batches = static_cast<std::int64_t>(inst.run.parts.size());
+    for (const Part& part : inst.run.parts) span.requests += batches_[part.batch].size();
+    span.steps = inst.run.steps;
+    span.tokens = inst.run.tokens;
+    if (kind == Span::Kind::kMixed) {
+      for (const Grant::Piece& piece : inst.grant.pieces) spans_->OnMember(requests_[piece.request].sequence, i, true);
+    }
+  } else if (kind == Span::Kind::kSwitch) {
+    span.source = inst.switch_source;
+    span.engine_init = inst.switch_engine_init;
+    span.copy = inst.switch_copy;
+  }
+  spans_->OnSpan(span);
+}
+
+void Engine::Observe(const Ticket& ticket, bool dropped, bool cut) {
+  using Kind = Ticket::Kind;
+  const std::int64_t gpus = instances_[ticket.instance].gpus;
+  Move move;
+  move.kind = ticket.kind == Kind::kWeights    ? Move::Kind::kWeights
+              : ticket.kind == Kind::kPrefetch ? Move::Kind::kPrefetch
+              : ticket.kind == Kind::kIn       ? Move::Kind::kKvIn
+                                               : Move::Kind::kKvOut;
+  move.instance = ticket.instance;
+  move.from = ticket.begun;
+  move.to = now_;
+  move.model = ticket.model;
+  move.tier = ticket.tier;
+  move.dropped = dropped;
+  move.cut = cut;
+  if (ticket.kind == Kind::kWeights || ticket.kind == Kind::kPrefetch) {
+    move.bytes = prices_.WeightBytes(ticket.model, instances_[ticket.instance].shape) * gpus;
+  } else {
+    for (const auto& [batch, bytes] : ticket.batches) move.bytes += bytes * gpus;
+    for (const MovingRequest& m : ticket.requests) move.bytes += m.bytes * gpus;
+  }
+  spans_->OnMove(move);
 }
 
 std::int64_t Engine::SlabBytes(std::int64_t blocks, std::int64_t block_bytes) const {

@@ -31,6 +31,7 @@
 #include "sim/request.h"
 #include "sim/request_source.h"
 #include "sim/scenario.h"
+#include "sim/span_observer.h"
 
 namespace poolsim {
 
@@ -105,6 +106,7 @@ class Engine final : public ClusterView, public Oracle {
   const std::vector<InstanceFacts>& plan() const { return facts_; }
   void set_request_sink(RequestSink sink) { request_sink_ = std::move(sink); }
   void set_token_observer(TokenObserver* observer) { observer_ = observer; }
+  void set_span_observer(SpanObserver* observer) { spans_ = observer; }
 
   // ClusterView
   TimePs now() const override { return now_; }
@@ -154,7 +156,9 @@ class Engine final : public ClusterView, public Oracle {
     TimePs before = 0;         // time in earlier segments of the same grant
     TimePs first_step = 0;
     std::int64_t steps_before = 0;  // mixed: chunks done in earlier segments
-    StepPrice mixed_price;          // mixed: the price of the whole run
+    std::int64_t steps = 0;         // of the grant so far, for those who observe, as are the tokens
+    std::int64_t tokens = 0;
+    StepPrice mixed_price;  // mixed: the price of the whole run
     bool mixed = false;
     std::int64_t steps_left = 0;  // mixed: steps that are left to do
     // The answer to the last question of how many sub-steps were done by now: policies ask again and again.
@@ -183,6 +187,7 @@ class Engine final : public ClusterView, public Oracle {
     TimePs switch_earliest_end = 0;
     TimePs switch_engine_init = 0;  // of the running switch's latency, as are these
     TimePs switch_copy = 0;
+    WeightSource switch_source = WeightSource::kResident;
     // The last switch that took time, for requests that waited for it.
     ModelId switched_to = kNone;
     TimePs switch_began = 0;  // the KV that had to leave before it included
@@ -226,6 +231,8 @@ class Engine final : public ClusterView, public Oracle {
     enum class Kind : std::uint8_t { kFree, kWeights, kPrefetch, kBatchOut, kRequestsOut, kIn, kHandover } kind = Kind::kFree;
     InstanceId instance = kNone;
     TimePs begun = 0;
+    ModelId model = kNone;  // whose weights, or whose KV first of all
+    Tier tier = Tier::kNotWeights;
     std::vector<std::pair<std::int32_t, std::int64_t>> batches;  // number, bytes per GPU
     std::vector<MovingRequest> requests;
   };
@@ -280,7 +287,7 @@ class Engine final : public ClusterView, public Oracle {
   void Handover(RequestId id);
   void RouteToDecode(RequestId id);
   void FinishTicket(std::int64_t number);
-  std::int64_t NewTicket(Ticket::Kind kind, InstanceId i);
+  std::int64_t NewTicket(Ticket::Kind kind, InstanceId i, ModelId m);
   // Requests.
   bool FitsAlone(InstanceId i, const Request& r) const;
   void QueueAt(RequestId id, InstanceId i);
@@ -319,9 +326,11 @@ class Engine final : public ClusterView, public Oracle {
   void SetResident(InstanceId i, std::vector<ModelId> resident);
   bool HostHasRoom(std::int64_t bytes) const { return host_kv_used_ + bytes <= setup_.host_kv_bytes; }
   bool InHostCache(NodeId n, ModelId m) const;
-  WeightSource TierOf(InstanceId i, ModelId m) const;       // where a load would find them
-  WeightsAt TakeWeights(InstanceId i, ModelId m);           // for a load that begins now; the host cache keeps them
-  void Busy(InstanceId i, Activity activity, TimePs from);  // until now, for the instance's busy_for
+  WeightSource TierOf(InstanceId i, ModelId m) const;             // where a load would find them
+  WeightsAt TakeWeights(InstanceId i, ModelId m);                 // for a load that begins now; the host cache keeps them
+  void Busy(InstanceId i, Activity activity, TimePs from);        // until now, for the instance's busy_for
+  void Observe(InstanceId i, Span::Kind kind, bool cut = false);  // the span that ends now; where somebody does
+  void Observe(const Ticket& ticket, bool dropped, bool cut);
   void SetPhase(InstanceId i, Phase phase) {
     instances_[i].phase = phase;
     instances_[i].phase_start = now_;
@@ -362,6 +371,7 @@ class Engine final : public ClusterView, public Oracle {
   std::int64_t failed_ = 0;
   RequestSink request_sink_;
   TokenObserver* observer_ = nullptr;
+  SpanObserver* spans_ = nullptr;
   std::vector<RequestId> scratch_;
   PaddingTable padding_table_;
 };

@@ -70,7 +70,8 @@ struct RunResult {
   std::int64_t kv_bytes_moved = 0;
   double active_models_mean = 0;
   TimePs window = 0;
-  WorkloadSeen seen;  // by this run, to the horizon; its counts are those of the survey where there was one
+  WorkloadSeen seen;                        // by this run, to the horizon; its counts are those of the survey where there was one
+  std::shared_ptr<const RunRecord> record;  // when RunOptions::record asked for it
 };
 
 // What is known of the workload before a run: its models, and their load.
@@ -80,6 +81,8 @@ struct WorkloadFacts {
   bool surveyed = true;            // that took a pass over the workload
   WorkloadSeen seen;               // in that pass; else the number of requests that are expected, and nothing else
 };
+
+class Timeline;
 
 // Simulated time somewhere, requests so far. Called from any thread.
 using ProgressSink = std::function<void(TimePs, std::int64_t)>;
@@ -95,6 +98,8 @@ struct RunOptions {
   ProgressSink progress;
   std::function<void(std::string_view rows)> request_rows;  // rows of requests.csv, when asked for; shards in order
   TokenObserver* observer = nullptr;
+  bool record = false;           // keep what pictures are made of (record.h)
+  Timeline* timeline = nullptr;  // fills it
   // Instead of the scenario's own workload, which facts are about: opens it from the start.
   std::function<std::unique_ptr<RequestSource>()> requests;
   // Asked now and then when the run is of one shard: true gives it up.

@@ -1,4 +1,10 @@
+#include <algorithm>
+#include <charconv>
 #include <cstdio>
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -6,8 +12,10 @@
 #include "sim/cli/commands.h"
 #include "sim/cli/interrupt.h"
 #include "sim/cli/progress.h"
+#include "sim/cli/table.h"
 #include "sim/cli/text_report.h"
 #include "sim/errors.h"
+#include "sim/timeline.h"
 
 namespace poolsim {
 namespace {
@@ -20,16 +28,104 @@ constexpr const char* kExamples =
     "  poolsim run my.json --set 'policy.params.aegaeon={\"resident_models\": 2}'\n"
     "  poolsim run my.json --set output.requests=true --out out/rows    adds a row per request\n"
     "  poolsim run my.json --json --quiet | jq .attainment\n"
+    "  poolsim run quickstart --timeline run.json.gz    what every GPU does when, for ui.perfetto.dev\n"
+    "  poolsim run my.json --timeline run.json.gz --timeline-window 3600..3660 --timeline-instances 0-15,40\n"
     "\n"
     "DIR gets scenario.json (every setting), manifest.json (where it comes from), summary.json,\n"
-    "models.csv, windows.csv and, on demand, requests.csv. All settings: poolsim schema.";
+    "models.csv, windows.csv, what pictures are made of (distributions.csv, model_windows.csv and fleet.csv:\n"
+    "latencies and lengths, each model over time, every GPU over time) and, on demand, requests.csv.\n"
+    "All settings: poolsim schema.\n"
+    "\n"
+    "A timeline shows prefills, turns of decode, switches and moves of weights and KV cache on each\n"
+    "instance, requests as flows, and counters. Instances are numbered as in fleet.csv. It holds a\n"
+    "million events: it ends where there would be more, and says so.";
+
+struct Options : SimulationOptions {
+  std::string timeline;  // file; empty: none
+  std::string window;
+  std::string instances;
+};
+
+[[noreturn]] void Refuse(const char* option, const char* expected, std::string_view found) {
+  throw InputError(fmt::format("{}: expected {}, found \"{}\"", option, expected, found));
+}
+
+// The whole of `text` as a number.
+template <class T>
+std::optional<T> NumberIn(std::string_view text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+void ReadWindow(const std::string& text, Timeline::Options& options) {
+  constexpr const char* kExpected = "two times in seconds with 0 <= A < B, as in 60..90.5";
+  const std::string_view all = text;
+  const std::size_t dots = all.find("..");
+  if (dots == std::string_view::npos) Refuse("--timeline-window", kExpected, text);
+  const auto a = NumberIn<double>(all.substr(0, dots)), b = NumberIn<double>(all.substr(dots + 2));
+  const auto from = FromSeconds(a.value_or(-1)), to = FromSeconds(b.value_or(-1));
+  if (!from || !to || *from < 0 || *to <= *from) Refuse("--timeline-window", kExpected, text);
+  options.from = *from;
+  options.to = *to;
+}
+
+void ReadInstances(const std::string& text, Timeline::Options& options) {
+  constexpr const char* kExpected = "numbers and stretches of instances, as in 0-15,40";
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t comma = std::min(text.find(',', at), text.size());
+    const std::string_view item = std::string_view(text).substr(at, comma - at);
+    const std::size_t dash = std::min(item.find('-'), item.size());
+    const auto first = NumberIn<std::int64_t>(item.substr(0, dash));
+    const auto last = dash == item.size() ? first : NumberIn<std::int64_t>(item.substr(dash + 1));
+    if (!first || !last || *first < 0 || *last < *first) Refuse("--timeline-instances", kExpected, item);
+    options.instances.push_back({*first, *last});
+    at = comma + 1;
+  }
+}
+
+std::unique_ptr<Timeline> TimelineOf(const Options& options) {
+  if (options.timeline.empty()) {
+    if (!options.window.empty()) throw InputError("--timeline-window: there is no --timeline to cut it from");
+    if (!options.instances.empty()) throw InputError("--timeline-instances: there is no --timeline to show them in");
+    return nullptr;
+  }
+  Timeline::Options wanted;
+  if (!options.window.empty()) ReadWindow(options.window, wanted);
+  if (!options.instances.empty()) ReadInstances(options.instances, wanted);
+  return std::make_unique<Timeline>(std::move(wanted));
+}
+
+// Writes it, and says in one line what is in it.
+std::string WriteTimeline(const Timeline& timeline, const Options& options, const Scenario& scenario, const RunResult& result,
+                          TimelineFile& file) {
+  const auto cut = timeline.cut();
+  Json about;
+  about["scenario"] = scenario.name;
+  about["policy"] = result.policy;
+  about["simulated_s"] = ToSeconds(result.end);
+  about["window"] = options.window;
+  about["instances"] = options.instances;
+  about["cut_s"] = cut == kNever ? Json() : Json(ToSeconds(cut));
+  timeline.Write(about, [&file](std::string_view text) { file.Write(text); });
+  file.Commit();
+  std::string line = fmt::format("{}, {}", options.timeline, Plural(timeline.events(), "event"));
+  if (cut != kNever) {
+    line += fmt::format("; cut at {} s of {} s: more than {} do not fit (--timeline-window, --timeline-instances)",
+                        ToSeconds(cut), Number(ToSeconds(result.end)), Count(kMostEvents));
+  } else if (timeline.events() == 0) {
+    line += fmt::format(": nothing happens there; the run ends at {} s", Number(ToSeconds(result.end)));
+  }
+  return line;
+}
 
 struct Outcome {
   WorkloadFacts facts;
   RunResult result;
 };
 
-Outcome RunWithProgress(const Scenario& scenario, const SimulationOptions& options, RequestRows& rows) {
+Outcome RunWithProgress(const Scenario& scenario, const Options& options, RequestRows& rows, Timeline* timeline) {
   Progress progress(Progress::ModeFor(options.quiet));
   Outcome outcome;
   outcome.facts = SurveyWorkload(scenario);
@@ -37,6 +133,8 @@ Outcome RunWithProgress(const Scenario& scenario, const SimulationOptions& optio
   RunOptions run;
   run.threads = options.threads;
   run.check = options.check;
+  run.record = !options.out.empty();
+  run.timeline = timeline;
   run.request_rows = rows.Sink();
   run.progress = progress.Sink(0, scenario.pools.empty() ? scenario.policy.name : "pools");
   try {
@@ -48,33 +146,53 @@ Outcome RunWithProgress(const Scenario& scenario, const SimulationOptions& optio
   return outcome;
 }
 
-void Run(const SimulationOptions& options, const Invocation& invocation) {
+void Run(const Options& options, const Invocation& invocation) {
+  const std::unique_ptr<Timeline> timeline = TimelineOf(options);
   const Scenario scenario = LoadScenarioArgument(options);
   const bool to_files = !options.out.empty();
   const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
-  const auto guard = to_files ? std::make_unique<InterruptGuard>([&folder] { folder->Discard(); }) : nullptr;
+  const auto file = timeline ? std::make_unique<TimelineFile>(options.timeline) : nullptr;
+  const auto clean_up = [&folder, &file] {
+    if (folder) folder->Discard();
+    if (file) file->Remove();
+  };
+  const auto guard = folder || file ? std::make_unique<InterruptGuard>(clean_up) : nullptr;
   RequestRows rows(folder.get(), scenario, "requests.csv");
-  const Outcome outcome = RunWithProgress(scenario, options, rows);
+  const Outcome outcome = RunWithProgress(scenario, options, rows, timeline.get());
   const Json summary = SummaryJson(scenario, outcome.result);
+  const std::string drawn = file ? WriteTimeline(*timeline, options, scenario, outcome.result, *file) : "";
   if (to_files) {
     rows.Finish();
     folder->Write("scenario.json", FileText(ResolvedScenario(scenario)));
     folder->Write("summary.json", FileText(summary));
     folder->Write("models.csv", ModelsCsv(outcome.result));
     folder->Write("windows.csv", WindowsCsv(outcome.result));
+    WriteRecord(*folder, "", outcome.result);
     folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, outcome.facts, {outcome.result}));
   }
   fmt::print("{}",
              options.json ? FileText(summary) : RunReport(scenario, outcome.facts, outcome.result, StyleFor(STDOUT_FILENO)));
   if (to_files && !options.json) fmt::print("  results       {}\n", options.out);
+  if (file && !options.json) {
+    fmt::print("  timeline      {}\n", drawn);
+  } else if (file && timeline->cut() != kNever) {
+    fmt::print(stderr, "poolsim: timeline {}\n", drawn);
+  }
 }
 
 }  // namespace
 
 void AddRunCommand(CLI::App& app, Invocation& invocation) {
-  const auto options = std::make_shared<SimulationOptions>();
+  const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("run", "simulate a scenario and report on it");
   AddSimulationOptions(*command, *options);
+  command->add_option("--timeline", options->timeline, "what every instance does when, as a trace for Perfetto")
+      ->check([](const std::string& file) { return file.empty() ? "expected the name of a file" : ""; })
+      ->type_name("FILE.json.gz");
+  command->add_option("--timeline-window", options->window, "only of this time, in seconds; default: as much as fits")
+      ->type_name("A..B");
+  command->add_option("--timeline-instances", options->instances, "only of these, as in 0-15,40; default: all")
+      ->type_name("LIST");
   command->footer(kExamples);
   command->callback([options, &invocation] { invocation.action = [options, &invocation] { Run(*options, invocation); }; });
 }

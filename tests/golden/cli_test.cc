@@ -275,8 +275,8 @@ TEST_CASE("A run writes what it promises, and nothing without --out", "[golden]"
   for (const auto& entry : fs::directory_iterator(desk.folder() / "new" / "out"))
     files.push_back(entry.path().filename().string());
   std::sort(files.begin(), files.end());
-  CHECK(files ==
-        std::vector<std::string>{"manifest.json", "models.csv", "requests.csv", "scenario.json", "summary.json", "windows.csv"});
+  CHECK(files == std::vector<std::string>{"distributions.csv", "fleet.csv", "manifest.json", "model_windows.csv", "models.csv",
+                                          "requests.csv", "scenario.json", "summary.json", "windows.csv"});
   const std::string rows = Get(desk.folder() / "new" / "out" / "requests.csv");
   CHECK(std::count(rows.begin(), rows.end(), '\n') == 6);
   const std::string models = Get(desk.folder() / "new" / "out" / "models.csv");
