@@ -99,7 +99,7 @@ TEST_CASE("The cells of fleet.csv add up to the summary's utilisation", "[proper
     CHECK((busy > 0) == (models.count(row.at("model")) == 1));
     windows.insert(row.at("window_start_s"));
     if (!rows.insert(row.at("row")).second) continue;
-    CHECK(Real(row.at("first_instance")) == instances);
+    CHECK(Real(row.at("first_instance")) == static_cast<double>(instances));
     gpus += std::stoll(row.at("gpus"));
     instances += std::stoll(row.at("instances"));
   }
