@@ -301,7 +301,8 @@ std::string SettingsText(const std::string& name, const Style& style) {
   std::vector<std::vector<std::string>> also;
   for (const auto& [path, property] : all) {
     if (FitOf(PartsOf(path), asked) != best) continue;
-    const auto same = std::find_if(shown.begin(), shown.end(), [&](const auto& s) { return s.second == property; });
+    const auto same =
+        std::find_if(shown.begin(), shown.end(), [&wanted = property](const auto& s) { return s.second == wanted; });
     if (same != shown.end()) {
       also[static_cast<std::size_t>(same - shown.begin())].push_back(path);
     } else {
