@@ -152,7 +152,7 @@ class Record {
 };
 
 // Neighbouring instances of one pool. Instances are numbered through the fleet: pool by pool, and in a pool shard by shard.
-struct FleetRow {
+struct InstanceRow {
   std::string pool;
   std::int64_t first_instance = 0;
   std::int64_t instances = 0;
@@ -166,7 +166,7 @@ struct RunRecord {
   Histogram output_tokens;
   WindowRows<ModelWindow> models{0, kModelWindows};  // rows as RunResult::models, as are the models of cells
   WindowRows<FleetCell> fleet{0, kFleetWindows};
-  std::vector<FleetRow> rows;  // of `fleet`
+  std::vector<InstanceRow> rows;  // of `fleet`
 
   // Adds a shard: its model m is row models[m] here, its row r of the fleet is row first_row + r.
   void Merge(const Record& shard, const std::vector<std::int32_t>& model_rows, std::size_t first_row);

@@ -359,7 +359,7 @@ std::string FleetCsv(const RunResult& result) {
   const RunRecord& record = *result.record;
   const TimePs window = result.window << record.fleet.shift();
   for (std::size_t r = 0; r < record.rows.size(); ++r) {
-    const FleetRow& row = record.rows[r];
+    const InstanceRow& row = record.rows[r];
     const std::vector<FleetCell>& cells = record.fleet.row(r);
     for (std::size_t w = 0; w < std::max<std::size_t>(1, cells.size()); ++w) {
       const FleetCell cell = w < cells.size() ? cells[w] : FleetCell{};
