@@ -266,7 +266,9 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
     if (!choices.empty()) {
       folder->Write("answer-chosen.json", ScenarioText(ChosenScenario(*pair.dedicated, *pair.pooled, choices), options.out));
     }
-    folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, plan.facts, {}));
+    const Json manifest = ManifestJson(ProvenanceOf(options, invocation), scenario, plan.facts, {});
+    AddReport(options.report, *folder, options.out, manifest);
+    folder->Commit(manifest);
   }
   const Style style = StyleFor(STDOUT_FILENO);
   if (options.json) {

@@ -62,7 +62,9 @@ void Run(const SimulationOptions& options, const Invocation& invocation) {
     folder->Write("summary.json", FileText(summary));
     folder->Write("models.csv", ModelsCsv(outcome.result));
     folder->Write("windows.csv", WindowsCsv(outcome.result));
-    folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, outcome.facts, {outcome.result}));
+    const Json manifest = ManifestJson(ProvenanceOf(options, invocation), scenario, outcome.facts, {outcome.result});
+    AddReport(options.report, *folder, options.out, manifest);
+    folder->Commit(manifest);
   }
   fmt::print("{}",
              options.json ? FileText(summary) : RunReport(scenario, outcome.facts, outcome.result, StyleFor(STDOUT_FILENO)));
