@@ -137,9 +137,10 @@ struct Grid {
   explicit Grid(const CsvTable& table) : table_(table), start_(table.Numbers("window_start_s")) {
     const std::vector<double> lengths = table.Numbers("window_s");
     for (std::size_t r = 0; r < lengths.size(); ++r) {
-      if (lengths[r] <= 0) table.Refuse(r, "window_s", "a length above 0");
+      if (lengths[r] < 0) table.Refuse(r, "window_s", "a length");
       window_s = std::max(window_s, lengths[r]);
     }
+    if (window_s == 0) window_s = 1;  // nothing took any time
     for (std::size_t r = 0; r < start_.size(); ++r) windows = std::max(windows, At(r) + 1);
   }
   std::size_t At(std::size_t row) const {

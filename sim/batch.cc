@@ -270,6 +270,7 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
     dirty_stamps_.push_back(top.stamp);
   }
   std::int64_t late = 0;
+  std::int64_t measured_late = 0;
   std::size_t kept = 0;
   for (std::size_t i = 0; i < dirty_.size(); ++i) {
     Request& r = requests[dirty_[i]];
@@ -282,6 +283,7 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
     const std::int64_t here =
         lateness.CountAbove(0, turn, offset + r.arrival) + lateness.CountAbove(turn, count, offset + r.arrival);
     late += here;
+    if (r.measured) measured_late += here;
     s.late_tokens += static_cast<std::int32_t>(here);
     for (std::int64_t j = 0; j < count; ++j) {
       const Wide limit = offset + s.start;
@@ -299,6 +301,7 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
   Window& window = metrics.WindowAt(first);
   window.output_tokens += size_now * count;
   window.on_time_tokens += size_now * count - late;
+  metrics.RecordTokens(model, measured_ * count, measured_ * count - measured_late);
   blocks_ = Blocks(count);
   steps_ += count;
   context_ += size_now * count;

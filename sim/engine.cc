@@ -898,6 +898,7 @@ void Engine::ApplySteps(InstanceId i, std::int64_t n) {
   RunState& run = inst.run;
   if (n == 0) return;
   const auto m = static_cast<std::int64_t>(run.parts.size());
+  TimePs before = run.start;  // for the record the parts come one after the other, not in turn
   for (std::int64_t p = 0; p < m; ++p) {
     const Part& part = run.parts[p];
     Batch& batch = batches_[part.batch];
@@ -908,6 +909,8 @@ void Engine::ApplySteps(InstanceId i, std::int64_t n) {
     inst.kv_used += (batch.Blocks() - blocks) * block_bytes;
     const TimePs stepped = Series{part.a, part.d}.Elapsed(steps);
     batch.in_steps += stepped;
+    metrics_.RecordBusy(i, Activity::kDecode, before, before + stepped, inst.gpus, batch.model);
+    before += stepped;
     const GpuTime gpu_time = static_cast<GpuTime>(stepped) * inst.gpus;
     metrics_.model(batch.model).busy += gpu_time;
     KvHeld& held = metrics_.kv_held;
@@ -1686,6 +1689,7 @@ TimePs Engine::last_step_end(InstanceId i) const {
 void Engine::Busy(InstanceId i, Activity activity, TimePs from) {
   Instance& inst = instances_[i];
   metrics_.Busy(activity, from, now_, inst.gpus);
+  metrics_.RecordBusy(i, activity, from, now_, inst.gpus, inst.busy_for);
   metrics_.model(inst.busy_for).busy += static_cast<GpuTime>(now_ - from) * inst.gpus;
   if (activity == Activity::kKvCopy) metrics_.switching.kv += now_ - from;
   inst.busy += now_ - from;

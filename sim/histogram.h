@@ -14,6 +14,9 @@ namespace poolsim {
 
 class Histogram {
  public:
+  // The bins' width in the linear part.
+  static constexpr TimePs kResolution = TimePs{1} << 13;
+
   void Add(TimePs value, std::int64_t count = 1) {
     if (count <= 0) return;
     At(Bin(value)) += count;
@@ -55,6 +58,14 @@ class Histogram {
   TimePs max() const { return max_; }
   double MeanSeconds() const { return count_ == 0 ? 0 : static_cast<double>(sum_ / count_) * 1e-12; }
 
+  // f(upper edge, count) for every bin that holds something, ascending. A bin's upper edge is no longer in it.
+  template <class F>
+  void ForEachBin(F&& f) const {
+    for (std::size_t i = 0; i < bins_.size(); ++i) {
+      if (bins_[i] != 0) f(LowerEdge(first_bin_ + static_cast<std::int64_t>(i) + 1), bins_[i]);
+    }
+  }
+
   // Share of the counts that are at most `value`, to the resolution of the bins: that of `value` counts whole; 1 when empty.
   double ShareAtMost(TimePs value) const {
     if (count_ == 0 || value >= max_) return 1;
@@ -84,7 +95,8 @@ class Histogram {
 
  private:
   static constexpr int kSubBits = 7;
-  static constexpr int kShift = 13;  // resolution below the first octave: 2^13 ps
+  static constexpr int kShift = 13;
+  static_assert(kResolution == TimePs{1} << kShift);
 
   static std::int64_t Bin(TimePs value) {
     const std::uint64_t v = value <= 0 ? 0 : static_cast<std::uint64_t>(value) >> kShift;

@@ -106,6 +106,7 @@ void Metrics::Arrive(Request& r, TimePs now) {
   ++m.requests;
   m.prompt_tokens += r.prompt;
   m.wanted_tokens += r.output;
+  if (record_ != nullptr) record_->Arrive(r.model, static_cast<std::int64_t>(recent_), r.prompt, r.output);
 }
 
 void Metrics::Token(Request& r, TimePs now) {
@@ -133,6 +134,7 @@ void Metrics::Token(Request& r, TimePs now) {
   Window& w = WindowAt(now);
   ++w.output_tokens;
   if (!late) ++w.on_time_tokens;
+  if (r.measured) RecordTokens(r.model, 1, late ? 0 : 1);
 }
 
 void Metrics::Leave(const Request& r, TimePs now) {
@@ -140,6 +142,7 @@ void Metrics::Leave(const Request& r, TimePs now) {
   if (r.outcome != Outcome::kPending) {
     Window& w = WindowAt(now);
     ++(finished ? w.finished : w.failed);
+    if (record_ != nullptr && finished && r.measured) record_->Finish(r.model, static_cast<std::int64_t>(recent_));
   }
   if (--in_system_[r.model] == 0) {
     ActiveChanged(now);
@@ -172,6 +175,15 @@ void Metrics::Busy(Activity kind, TimePs from, TimePs to, std::int64_t gpus) {
   while (from < to) {
     const TimePs end = std::min(to, WindowEnd(from));
     WindowAt(from).activity[k] += static_cast<GpuTime>(end - from) * gpus;
+    from = end;
+  }
+}
+
+void Metrics::AddToRecord(InstanceId i, Activity kind, TimePs from, TimePs to, std::int64_t gpus, ModelId m) {
+  while (from < to) {
+    const TimePs end = std::min(to, WindowEnd(from));
+    WindowAt(from);
+    record_->Busy(i, static_cast<std::int64_t>(recent_), kind, end - from, gpus, m);
     from = end;
   }
 }

@@ -3,20 +3,17 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "sim/histogram.h"
 #include "sim/link.h"
+#include "sim/record.h"
 #include "sim/request.h"
 #include "sim/time.h"
 
 namespace poolsim {
-
-enum class Activity : std::uint8_t { kPrefill, kDecode, kSwitch, kKvCopy };
-inline constexpr int kActivities = 4;
-// Picoseconds summed over GPUs: 64 bits would be full after 107 GPU-days.
-using GpuTime = __int128;
 
 struct Targets {
   TimePs ttft = 0;
@@ -144,10 +141,21 @@ class Metrics {
   // The request is over; its counters must be settled.
   void Leave(const Request& r, TimePs now);
   void Busy(Activity activity, TimePs from, TimePs to, std::int64_t gpus);
+  // The same time once more for the record, by instance and model; nothing when there is none.
+  void RecordBusy(InstanceId i, Activity kind, TimePs from, TimePs to, std::int64_t gpus, ModelId m) {
+    if (record_ != nullptr) AddToRecord(i, kind, from, to, gpus, m);
+  }
+  // Tokens of measured requests, in the window that was asked for last.
+  void RecordTokens(ModelId m, std::int64_t tokens, std::int64_t on_time) {
+    if (record_ != nullptr) record_->Tokens(m, static_cast<std::int64_t>(recent_), tokens, on_time);
+  }
   void Switch(ModelId m, WeightSource from, TimePs now);
   // A switch that was not from kResident has ended: it took `latency`, of which engine stages and the copy out of the prefetch
   // buffer took what is given.
   void SwitchEnded(TimePs latency, TimePs engine_init, TimePs copy);
+  // Keeps a record from now on, or gives it away.
+  void Keep(std::unique_ptr<Record> record) { record_ = std::move(record); }
+  std::unique_ptr<Record> TakeRecord() { return std::move(record_); }
   // Closes the integral of active models, and what is left to the end.
   void End(TimePs now);
 
@@ -160,6 +168,7 @@ class Metrics {
 
  private:
   void ActiveChanged(TimePs now);
+  void AddToRecord(InstanceId i, Activity kind, TimePs from, TimePs to, std::int64_t gpus, ModelId m);
 
   std::vector<Targets> targets_;
   std::vector<ModelMetrics> models_;
@@ -173,6 +182,7 @@ class Metrics {
   std::size_t recent_ = 0;
   std::int64_t active_models_ = 0;
   TimePs active_since_ = 0;
+  std::unique_ptr<Record> record_;
 };
 
 // One late token in the walk of service attainment: token number `index` came at `at`.

@@ -317,6 +317,68 @@ std::string WindowsCsv(const RunResult& result) {
   return out;
 }
 
+std::string DistributionsCsv(const RunResult& result) {
+  std::string out = "quantity,upper,count\n";
+  const auto add = [&out](const char* quantity, const Histogram& h, double unit) {
+    h.ForEachBin([&](TimePs upper, std::int64_t count) {
+      CsvLine line;
+      line.Text(quantity).Real(static_cast<double>(upper) / unit).Int(count).End(out);
+    });
+  };
+  const ModelMetrics& m = result.total;
+  add("ttft_s", m.ttft, kPsPerSecond);
+  add("tbt_s", m.tbt, kPsPerSecond);
+  add("tpot_s", m.tpot, kPsPerSecond);
+  add("e2e_s", m.e2e, kPsPerSecond);
+  add("kv_sync_s", result.switching.kv_sync, kPsPerSecond);
+  add("switch_s", result.switching.latency, kPsPerSecond);
+  add("prompt_tokens", result.record->prompt_tokens, kTokenUnit);
+  add("output_tokens", result.record->output_tokens, kTokenUnit);
+  return out;
+}
+
+std::string ModelWindowsCsv(const RunResult& result) {
+  std::string out = "model,window_start_s,window_s,arrived_requests,finished_requests,output_tokens,on_time_tokens\n";
+  const WindowRows<ModelWindow>& models = result.record->models;
+  const TimePs window = result.window << models.shift();
+  for (std::size_t m = 0; m < models.size(); ++m) {
+    for (std::size_t w = 0; w < models.row(m).size(); ++w) {
+      const ModelWindow& cell = models.row(m)[w];
+      if (cell.arrived + cell.finished + cell.output_tokens == 0) continue;
+      const TimePs start = static_cast<TimePs>(w) * window;
+      CsvLine line;
+      line.Text(result.models[m].name).Time(start).Time(std::min(window, result.end - start));
+      line.Int(cell.arrived).Int(cell.finished).Int(cell.output_tokens).Int(cell.on_time_tokens).End(out);
+    }
+  }
+  return out;
+}
+
+std::string FleetCsv(const RunResult& result) {
+  std::string out = "row,pool,first_instance,instances,gpus,window_start_s,window_s,prefill,decode,switch,kv_copy,model\n";
+  const RunRecord& record = *result.record;
+  const TimePs window = result.window << record.fleet.shift();
+  for (std::size_t r = 0; r < record.rows.size(); ++r) {
+    const FleetRow& row = record.rows[r];
+    const std::vector<FleetCell>& cells = record.fleet.row(r);
+    for (std::size_t w = 0; w < std::max<std::size_t>(1, cells.size()); ++w) {
+      const FleetCell cell = w < cells.size() ? cells[w] : FleetCell{};
+      const bool idle = std::all_of(cell.activity.begin(), cell.activity.end(), [](GpuTime t) { return t == 0; });
+      if (idle && w > 0) continue;
+      const TimePs start = static_cast<TimePs>(w) * window;
+      const TimePs length = std::min(window, result.end - start);
+      CsvLine line;
+      line.Int(static_cast<std::int64_t>(r)).Text(row.pool).Int(row.first_instance).Int(row.instances).Int(row.gpus);
+      line.Time(start).Time(length);
+      for (const GpuTime& time : cell.activity)
+        line.Real(Ratio(static_cast<double>(time), static_cast<double>(length) * static_cast<double>(row.gpus), 0));
+      const std::int32_t model = cell.model.Top();
+      line.Text(model == kNone ? "" : result.models[static_cast<std::size_t>(model)].name).End(out);
+    }
+  }
+  return out;
+}
+
 Json CompareJson(const Scenario& scenario, const std::vector<RunResult>& results) {
   Json rows = Json::array();
   for (const RunResult& result : results) rows.push_back(SummaryJson(scenario, result));

@@ -32,6 +32,8 @@ struct Shard {
   std::vector<InstanceFacts> plan;
   std::int64_t cell = 0;
   std::int64_t cells = 1;
+  std::int64_t first_instance = 0;  // of the fleet; set when all pools are planned
+  std::int64_t instances = 0;
 };
 
 // Shards that are fed from one source.
@@ -130,6 +132,11 @@ class Run {
   void PreparePool(std::size_t p);
   void CutByModel(std::size_t p, const std::vector<InstanceFacts>& plan);
   void MakeGroups(const RequestSource& source);
+  void NumberInstances();
+  const std::vector<InstanceFacts>& PlanOf(std::size_t shard) const;
+  std::size_t RowOf(const Shard& shard, std::int64_t instance) const;  // in the record
+  void Watch(std::size_t shard, Running& running);
+  void MergeRecords();
   std::unique_ptr<Running> Begin(std::size_t shard);
   void Feed(Running& running, std::span<const RequestSpec> rows);
   void End(std::size_t shard, std::unique_ptr<Running> running);
@@ -153,6 +160,10 @@ class Run {
   std::size_t rows_kept_ = 1 << 18;  // bytes of requests.csv that a shard keeps
   std::atomic<std::int64_t> fed_{0};
   std::vector<std::uint64_t> fingerprints_;  // by shard
+  std::shared_ptr<RunRecord> record_;        // its rows are there from the start
+  std::vector<std::pair<std::size_t, std::int64_t>> pool_rows_;  // of it, the first row and the first instance of each pool
+  std::int64_t instances_per_row_ = 1;
+  std::vector<std::unique_ptr<Record>> records_;  // by shard
   std::mutex mutex_;                         // guards result_
   ShardsResult result_;
 };
@@ -256,6 +267,72 @@ void Run::MakeGroups(const RequestSource& source) {
   add(std::move(all), 0, shards_.size());
 }
 
+// When all pools are planned.
+void Run::NumberInstances() {
+  std::int64_t next = 0;
+  std::vector<std::int64_t> of_pool(plans_.size(), 0);
+  for (std::size_t n = 0; n < shards_.size(); ++n) {
+    Shard& shard = shards_[n];
+    shard.first_instance = next;
+    shard.instances = static_cast<std::int64_t>(PlanOf(n).size());
+    next += shard.instances;
+    of_pool[shard.pool] += shard.instances;
+  }
+  if (!options_.record) return;
+  instances_per_row_ = InstancesPerRow(of_pool);
+  record_ = std::make_shared<RunRecord>();
+  std::int64_t first = 0;
+  std::size_t models = 0;
+  for (std::size_t p = 0; p < plans_.size(); ++p) {
+    pool_rows_.push_back({record_->rows.size(), first});
+    for (std::int64_t i = 0; i < of_pool[p]; i += instances_per_row_)
+      record_->rows.push_back({plans_[p].config.name, first + i, std::min(instances_per_row_, of_pool[p] - i), 0});
+    first += of_pool[p];
+    models += plans_[p].models.size();
+  }
+  for (std::size_t n = 0; n < shards_.size(); ++n) {
+    std::int64_t i = shards_[n].first_instance;
+    for (const InstanceFacts& f : PlanOf(n)) record_->rows[RowOf(shards_[n], i++)].gpus += f.shape.gpus();
+  }
+  record_->fleet = WindowRows<FleetCell>(record_->rows.size(), kFleetWindows);
+  record_->models = WindowRows<ModelWindow>(models, kModelWindows);
+  records_.resize(shards_.size());
+}
+
+const std::vector<InstanceFacts>& Run::PlanOf(std::size_t number) const {
+  return shards_[number].part ? shards_[number].plan : begun_[number]->engine->plan();
+}
+
+std::size_t Run::RowOf(const Shard& shard, std::int64_t instance) const {
+  const auto& [row, first] = pool_rows_[shard.pool];
+  return row + static_cast<std::size_t>((instance - first) / instances_per_row_);
+}
+
+// The rows of a shard are those that its instances are in: others may share the first and the last.
+void Run::Watch(std::size_t number, Running& running) {
+  if (!options_.record) return;
+  const Shard& shard = shards_[number];
+  const std::size_t first = RowOf(shard, shard.first_instance);
+  std::vector<std::int32_t> rows;
+  for (std::int64_t i = 0; i < shard.instances; ++i)
+    rows.push_back(static_cast<std::int32_t>(RowOf(shard, shard.first_instance + i) - first));
+  const auto count = static_cast<std::size_t>(rows.back()) + 1;
+  running.engine->metrics().Keep(std::make_unique<Record>(shard.models.size(), std::move(rows), count));
+}
+
+void Run::MergeRecords() {
+  std::vector<std::int32_t> before(plans_.size(), 0);  // models of the pools before
+  for (std::size_t p = 1; p < plans_.size(); ++p)
+    before[p] = before[p - 1] + static_cast<std::int32_t>(plans_[p - 1].models.size());
+  for (std::size_t n = 0; n < shards_.size(); ++n) {
+    std::vector<std::int32_t> models = shards_[n].models;
+    for (std::int32_t& m : models) m += before[shards_[n].pool];
+    record_->Merge(*records_[n], models, RowOf(shards_[n], shards_[n].first_instance));
+    records_[n] = nullptr;
+  }
+  result_.record = record_;
+}
+
 std::unique_ptr<Run::Running> Run::Begin(std::size_t number) {
   const Shard& shard = shards_[number];
   const PoolConfig& config = plans_[shard.pool].config;
@@ -312,6 +389,7 @@ std::unique_ptr<Run::Running> Run::Begin(std::size_t number) {
     });
   }
   engine.set_token_observer(options_.observer);
+  if (shard.part) Watch(number, *running);
   return running;
 }
 
@@ -333,6 +411,7 @@ void Run::End(std::size_t number, std::unique_ptr<Running> running) {
       options_.request_rows(running->rows);
     }
   }
+  if (options_.record) records_[number] = engine.metrics().TakeRecord();
   const Metrics& metrics = engine.metrics();
   const std::lock_guard<std::mutex> lock(mutex_);
   PoolTotals& totals = result_.pools[shard.pool];
@@ -433,6 +512,10 @@ ShardsResult Run::All() {
   for (std::size_t n = 0; n < shards_.size(); ++n) {
     if (!shards_[n].part) begun_[n] = Begin(n);
   }
+  NumberInstances();
+  for (std::size_t n = 0; n < shards_.size(); ++n) {
+    if (begun_[n] != nullptr) Watch(n, *begun_[n]);
+  }
 
   std::unique_ptr<RequestSource> source = options_.requests ? options_.requests() : OpenScenarioWorkload(s_);
   MakeGroups(*source);
@@ -461,6 +544,7 @@ ShardsResult Run::All() {
     result_.fingerprint = fingerprints_.size() == 1 ? f : (std::rotl(result_.fingerprint, 17) ^ f) * 0x9e3779b97f4a7c15u;
   }
   if (spool_ != nullptr) spool_->EmitTo(options_.request_rows);
+  if (options_.record) MergeRecords();
   return std::move(result_);
 }
 

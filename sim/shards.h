@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,7 @@ struct ShardsResult {
   std::vector<PoolTotals> pools;
   std::uint64_t fingerprint = 0;  // of one shard its own, else of all in order
   WorkloadSeen seen;
+  std::shared_ptr<const RunRecord> record;  // when asked for
 };
 
 // Throws InfeasibleError when a policy cannot place its models, InputError for a bad row; of several always

@@ -330,6 +330,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
   result.window = PsFromSeconds(s.metrics.window_s);
   result.fingerprint = shards.fingerprint;
   result.seen = std::move(shards.seen);
+  result.record = std::move(shards.record);
   __int128 active = 0;
   for (std::size_t p = 0; p < plans.size(); ++p) {
     PoolTotals& pool = shards.pools[p];

@@ -71,6 +71,7 @@ struct RunResult {
   double active_models_mean = 0;
   TimePs window = 0;
   WorkloadSeen seen;  // by this run, to the horizon; its counts are those of the survey where there was one
+  std::shared_ptr<const RunRecord> record;  // when RunOptions::record asked for it
 };
 
 // What is known of the workload before a run: its models, and their load.
@@ -95,6 +96,7 @@ struct RunOptions {
   ProgressSink progress;
   std::function<void(std::string_view rows)> request_rows;  // rows of requests.csv, when asked for; shards in order
   TokenObserver* observer = nullptr;
+  bool record = false;  // keep what pictures are made of (record.h)
   // Instead of the scenario's own workload, which facts are about: opens it from the start.
   std::function<std::unique_ptr<RequestSource>()> requests;
   // Asked now and then when the run is of one shard: true gives it up.

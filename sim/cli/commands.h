@@ -66,6 +66,9 @@ std::string Version();
 // Replaces the file in one step: it is there whole or as it was. InputError when it cannot be written.
 void WriteWholeFile(const std::string& path, const std::string& text);
 
+// What pictures are made of, as files of the folder; `prefix` stands before their names.
+void WriteRecord(ResultsFolder& folder, const std::string& prefix, const RunResult& result);
+
 // requests.csv as it comes.
 class RequestRows {
  public:

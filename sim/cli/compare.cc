@@ -27,7 +27,8 @@ constexpr const char* kExamples =
     "Every policy serves the same requests. Pooled ones share fleet.gpus; dedicated owns the GPUs\n"
     "that its replicas need. A policy that cannot place the models is a row that says why.\n"
     "DIR gets compare.csv and compare.json (a row per policy), scenario.json, manifest.json, and a\n"
-    "folder per policy with its summary.json, models.csv and windows.csv.";
+    "folder per policy with its summary.json, models.csv, windows.csv, distributions.csv (latencies and\n"
+    "lengths), model_windows.csv (each model over time) and fleet.csv (every GPU over time).";
 
 const std::vector<std::string> kAllPolicies = {"dedicated", "muxserve", "serverless-llm", "serverless-llm-plus", "aegaeon"};
 
@@ -69,6 +70,7 @@ void RunJobs(std::vector<Job>& jobs, const Options& options, const WorkloadFacts
       RunOptions run;
       run.threads = std::max(1, options.threads / workers);
       run.check = options.check;
+      run.record = !options.out.empty();
       run.request_rows = jobs[i].rows.Sink();
       run.progress = progress.Sink(i, options.policies[i]);
       RunJob(jobs[i], options.policies[i], facts, run);
@@ -94,6 +96,7 @@ void WriteResults(ResultsFolder& folder, const Scenario& scenario, const std::ve
     folder.Write(result.policy + "/summary.json", FileText(SummaryJson(scenario, result)));
     folder.Write(result.policy + "/models.csv", ModelsCsv(result));
     folder.Write(result.policy + "/windows.csv", WindowsCsv(result));
+    WriteRecord(folder, result.policy + "/", result);
   }
 }
 

@@ -22,7 +22,9 @@ constexpr const char* kExamples =
     "  poolsim run my.json --json --quiet | jq .attainment\n"
     "\n"
     "DIR gets scenario.json (every setting), manifest.json (where it comes from), summary.json,\n"
-    "models.csv, windows.csv and, on demand, requests.csv. All settings: poolsim schema.";
+    "models.csv, windows.csv, what pictures are made of (distributions.csv, model_windows.csv and fleet.csv:\n"
+    "latencies and lengths, each model over time, every GPU over time) and, on demand, requests.csv.\n"
+    "All settings: poolsim schema.";
 
 struct Outcome {
   WorkloadFacts facts;
@@ -37,6 +39,7 @@ Outcome RunWithProgress(const Scenario& scenario, const SimulationOptions& optio
   RunOptions run;
   run.threads = options.threads;
   run.check = options.check;
+  run.record = !options.out.empty();
   run.request_rows = rows.Sink();
   run.progress = progress.Sink(0, scenario.pools.empty() ? scenario.policy.name : "pools");
   try {
@@ -62,6 +65,7 @@ void Run(const SimulationOptions& options, const Invocation& invocation) {
     folder->Write("summary.json", FileText(summary));
     folder->Write("models.csv", ModelsCsv(outcome.result));
     folder->Write("windows.csv", WindowsCsv(outcome.result));
+    WriteRecord(*folder, "", outcome.result);
     const Json manifest = ManifestJson(ProvenanceOf(options, invocation), scenario, outcome.facts, {outcome.result});
     AddReport(options.report, *folder, options.out, manifest);
     folder->Commit(manifest);

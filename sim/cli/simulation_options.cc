@@ -89,6 +89,12 @@ std::string ScenarioText(Scenario s, const std::string& folder) {
   return FileText(ResolvedScenario(s));
 }
 
+void WriteRecord(ResultsFolder& folder, const std::string& prefix, const RunResult& result) {
+  folder.Write(prefix + "distributions.csv", DistributionsCsv(result));
+  folder.Write(prefix + "model_windows.csv", ModelWindowsCsv(result));
+  folder.Write(prefix + "fleet.csv", FleetCsv(result));
+}
+
 RequestRows::RequestRows(ResultsFolder* folder, const Scenario& scenario, const std::string& name)
     : folder_(folder), name_(name) {
   if (folder == nullptr || !scenario.output.requests) return;
