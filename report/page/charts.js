@@ -64,7 +64,7 @@ function base(t, option) {
     tooltip: { confine: true, backgroundColor: t.card, borderColor: t.line, padding: [8, 10], textStyle: { color: t.text, fontSize: 12 },
                extraCssText: "box-shadow:0 4px 16px rgb(0 0 0/.14);border-radius:8px", ...option.tooltip },
     legend: option.legend === null ? undefined
-      : { type: "scroll", left: 0, top: 0, itemWidth: 18, itemHeight: 8, itemGap: 16, icon: "roundRect", padding: 0,
+      : { type: "scroll", left: 0, top: 0, itemWidth: 12, itemHeight: 12, itemGap: 16, icon: "roundRect", padding: [2, 0],
           textStyle: { color: t.text, fontSize: 12 }, pageTextStyle: { color: t.faint }, pageIconColor: t.text, pageIconInactiveColor: t.line,
           inactiveColor: t.line, ...option.legend },
   };

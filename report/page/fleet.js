@@ -49,7 +49,7 @@ function fleetColours(fleet, by, t) {
 }
 
 // The part of the map between the windows [w0, w1) and the GPUs [g0, g1), as a canvas of width x height device pixels.
-function paintFleet(fleet, colours, ground, { w0, w1, g0, g1, width, height }) {
+function paintFleet(fleet, colours, ground, { w0, w1, g0, g1, width, height, idle }) {
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(width));
   canvas.height = Math.max(1, Math.round(height));
@@ -77,7 +77,9 @@ function paintFleet(fleet, colours, ground, { w0, w1, g0, g1, width, height }) {
       const at = 4 * (y * canvas.width + x), w = windowOf[x];
       image.data[at + 3] = 255;
       let r = ground[0], g = ground[1], b = ground[2];
-      if (w >= 0 && w < fleet.windows && !isGap) {
+      if (!isGap && w >= fleet.windows) { // idle windows at the end are not in the data
+        [r, g, b] = idle;
+      } else if (!isGap) {
         r = g = b = 0;
         for (let row = from; row <= to; ++row) {
           const cell = 3 * (row * fleet.windows + w);
@@ -97,12 +99,12 @@ function paintFleet(fleet, colours, ground, { w0, w1, g0, g1, width, height }) {
 
 function fleetTip(fleet, row, w) {
   const cell = row * fleet.windows + w;
-  const shares = kStates.map((_, s) => fleet.states[4 * cell + s] / 255);
+  const shares = kStates.map((_, s) => w < fleet.windows ? fleet.states[4 * cell + s] / 255 : 0);
   const t = theme();
   const first = fleet.rows.first_instance[row], count = fleet.rows.instances[row];
   const where = `${fleet.rows.pool[row] ? `${fleet.rows.pool[row]}: ` : ""}${count === 1 ? `instance ${first}` : `instances ${first} to ${first + count - 1}`}`;
   const span = fleet.windows * fleet.window_s;
-  const model = fleet.cell_model[cell];
+  const model = w < fleet.windows ? fleet.cell_model[cell] : -1;
   const rows = kStates.map(([key, name], s) => [t.state[key], name, `${format.percent(shares[s])} %`]);
   rows.push([t.state.idle, "idle", `${format.percent(Math.max(0, Math.round(100 * (1 - sum(shares))) / 100))} %`]);
   if (model >= 0) rows.push([null, "most for", fleet.models[model]]);
@@ -132,12 +134,20 @@ function addFleetChart(parent, run, span_s) {
         grid.push({ left: 64, right: 20, top: 8, height: top, tooltip: { trigger: "axis" } });
         xAxis.push(timeAxis(t, span_s, { gridIndex: 0, name: fleet ? "" : "time since the start", axisLabel: { show: !fleet }, axisTick: { show: !fleet } }));
         yAxis.push(percentAxis(t, "", { gridIndex: 0, splitNumber: 2, max: 1, interval: 0.5 }));
-        const points = (name) => [...windows.start_s.map((s, i) => [s * 1000, windows[`${name}_fraction`][i]]),
-                                  [run.end_s * 1000, windows[`${name}_fraction`].at(-1) || 0]];
-        for (const [key, name] of kStates) {
-          series.push({ id: key, name, type: "line", stack: "busy", step: "end", symbol: "none", data: points(key), color: t.state[key],
-                        lineStyle: { width: 0 }, areaStyle: { opacity: 1 }, emphasis: { disabled: true }, xAxisIndex: 0, yAxisIndex: 0 });
-        }
+        // A window as stacked rectangles: [start, end, height of each state].
+        series.push({
+          id: "areas", name: "share of GPU time", type: "custom", xAxisIndex: 0, yAxisIndex: 0, clip: true, encode: { x: [0, 1] },
+          dimensions: ["start", "end", ...kStates.map(([key]) => key)],
+          data: windows.start_s.map((s, i) => [s * 1000, (s + windows.length_s[i]) * 1000, ...kStates.map(([key]) => windows[`${key}_fraction`][i])]),
+          renderItem: (params, api) => {
+            let height = 0;
+            const x = api.coord([api.value(0), 0])[0], end = api.coord([api.value(1), 0])[0];
+            return { type: "group", children: kStates.map(([key], s) => {
+              const bottom = api.coord([0, height])[1], upper = api.coord([0, height += api.value(2 + s)])[1];
+              return { type: "rect", shape: { x, y: upper, width: end - x + 0.4, height: bottom - upper }, style: { fill: t.state[key] } };
+            }) };
+          },
+        });
       }
       const zooms = timeZooms(t, windows && fleet ? [0, 1] : [0]);
       if (fleet) {
@@ -146,7 +156,7 @@ function addFleetChart(parent, run, span_s) {
         if (windows) grid[0].right = 34;
         xAxis.push(timeAxis(t, span_s, { gridIndex: i, splitLine: { show: false }, nameGap: 24 }));
         yAxis.push(axis(t, { gridIndex: i, type: "value", inverse: true, min: 0, max: fleet.gpus, name: "GPUs", nameGap: 46, splitLine: { show: false },
-                             minInterval: 1, axisLabel: { formatter: (v) => format.number(Math.round(v)) } }));
+                             minInterval: 1, axisLabel: { showMaxLabel: false, formatter: (v) => format.number(Math.round(v)) } }));
         const key = `${fleetBy} ${t.name}`;
         if (coloursFor !== key) [colours, coloursFor] = [fleetColours(fleet, fleetBy, t), key];
         const ground = rgb(t.card);
@@ -156,15 +166,15 @@ function addFleetChart(parent, run, span_s) {
           renderItem: (params, api) => {
             const area = params.coordSys;
             const [left, upper] = api.coord([0, 0]);
-            const [right, lower] = api.coord([fleet.windows * fleet.window_s * 1000, fleet.gpus]);
+            const [right, lower] = api.coord([run.end_s * 1000, fleet.gpus]);
             const x0 = Math.max(area.x, left), x1 = Math.min(area.x + area.width, right);
             const y0 = Math.max(area.y, upper), y1 = Math.min(area.y + area.height, lower);
             if (x1 <= x0 || y1 <= y0) return { type: "group" };
             const ratio = window.devicePixelRatio || 1;
-            const window_at = (x) => (x - left) / (right - left) * fleet.windows;
+            const window_at = (x) => (x - left) / (right - left) * run.end_s / fleet.window_s;
             const gpu_at = (y) => (y - upper) / (lower - upper) * fleet.gpus;
             const image = paintFleet(fleet, colours, ground, { w0: window_at(x0), w1: window_at(x1), g0: gpu_at(y0), g1: gpu_at(y1),
-                                                               width: (x1 - x0) * ratio, height: (y1 - y0) * ratio });
+                                                               width: (x1 - x0) * ratio, height: (y1 - y0) * ratio, idle: rgb(t.state.idle) });
             const children = [{ type: "image", style: { image, x: x0, y: y0, width: x1 - x0, height: y1 - y0 } }];
             for (let row = 1; row < fleet.rowCount; ++row) { // pools apart
               if (fleet.rows.pool[row] === fleet.rows.pool[row - 1]) continue;
@@ -175,7 +185,7 @@ function addFleetChart(parent, run, span_s) {
           },
           tooltip: { trigger: "item", formatter: () => {
             const at = chartOf().convertFromPixel({ gridIndex: i }, mouse);
-            const w = Math.min(fleet.windows - 1, Math.max(0, Math.floor(at[0] / 1000 / fleet.window_s)));
+            const w = Math.max(0, Math.floor(at[0] / 1000 / fleet.window_s));
             let row = fleet.below.findIndex((gpus) => gpus > at[1]) - 1;
             if (row < 0) row = fleet.rowCount - 1;
             return fleetTip(fleet, row, w);
@@ -190,9 +200,10 @@ function addFleetChart(parent, run, span_s) {
       return { grid, xAxis, yAxis, series, dataZoom: zooms, legend: null,
                tooltip: { trigger: "item", axisPointer: { type: "line", lineStyle: { color: t.faint } },
                           formatter: (params) => {
-                            const areas = (Array.isArray(params) ? params : [params]).filter((p) => p.seriesType === "line");
-                            if (areas.length === 0) return "";
-                            return tip(format.clock(areas[0].value[0] / 1000, span_s), areas.reverse().map((p) => [p.color, p.seriesName, `${format.percent(p.value[1])} %`]));
+                            const area = (Array.isArray(params) ? params : [params]).find((p) => p.seriesId === "areas");
+                            if (area === undefined) return "";
+                            return tip(`${format.clock(area.value[0] / 1000, span_s)} to ${format.clock(area.value[1] / 1000, span_s)}`,
+                                       kStates.map(([key, name], s) => [t.state[key], name, `${format.percent(area.value[2 + s])} %`]));
                           } } };
     },
     ready: (chart) => {

@@ -15,7 +15,7 @@ const format = {
     for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
       if (Math.abs(value) >= size) {
         const scaled = value / (unit === "k" ? 1e3 : size);
-        return `${scaled.toFixed(scaled >= 100 ? 0 : scaled >= 10 ? 1 : 2)}${unit}`;
+        return `${Number(scaled.toPrecision(3))}${unit}`;
       }
     }
     return format.number(value);

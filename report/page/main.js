@@ -37,7 +37,7 @@ function readPage() {
     labels.add(run.label);
   }
   assignColours(page.runs);
-  page.span_s = Math.max(0, ...page.runs.map((run) => Math.max(run.end_s, run.fleet ? run.fleet.windows * run.fleet.window_s * 0 : 0)));
+  page.span_s = Math.max(0, ...page.runs.map((run) => run.end_s));
   page.slo = page.sources.map((source) => source.scenario && source.scenario.slo).find(Boolean);
   return page;
 }
@@ -77,7 +77,7 @@ function setUpTheme() {
 
 addEventListener("DOMContentLoaded", () => {
   setUpTheme();
-  const page = readPage();
+  const page = window.poolsim = readPage();
   addHeadline(page);
   addPlans(page);
   addTunes(page);

@@ -53,9 +53,11 @@ function tile(value, unit, label, note) {
 
 function addHeadline(page) {
   const { sources, runs, plans } = page;
-  const finding = planFinding(plans) || runFinding(runs) || tuneFinding(sources) || claimsFinding(sources) || { title: "Nothing could be simulated" };
+  const ofRuns = runFinding(runs);
+  page.best = ofRuns && ofRuns.run;
+  const finding = planFinding(plans) || ofRuns || tuneFinding(sources) || claimsFinding(sources) || { title: "Nothing could be simulated" };
   const scenario = sources.map((s) => s.scenario).find(Boolean);
-  const names = [...new Set(sources.map((s) => (s.scenario && s.scenario.name) || s.name))];
+  const names = [...new Set(sources.map((s) => (s.scenario && s.scenario.name) || s.short))];
   document.title = `${names.join(", ")} – poolsim`;
   const main = document.getElementById("content");
   const header = el("div", { class: "headline", id: "headline" });
@@ -101,11 +103,19 @@ const targetText = (plan) => {
   return format.list(words);
 };
 
-function barOption(t, names, extra) {
+// Names stand before their bars, or above them where there is little room.
+function nameAxis(t, names, narrow) {
+  const above = { inside: true, margin: 0, align: "left", fontSize: 12, lineHeight: 26, formatter: (name) => `${name}\n ` }; // two lines, the bar in the second
+  return axis(t, { type: "category", inverse: true, data: names, z: 3, axisTick: { show: false }, axisLine: { show: false }, splitLine: { show: false },
+                   axisLabel: { color: t.text, fontSize: 13, hideOverlap: false, interval: 0, showMinLabel: true, showMaxLabel: true, ...(narrow ? above : {}) } });
+}
+const isNarrow = (width) => width < 520;
+
+function barOption(t, names, width, extra) {
   return {
-    grid: { left: 8, right: 72, top: extra.top, bottom: 44, containLabel: true },
+    grid: { left: 8, right: 116, top: extra.top, bottom: 28, containLabel: true },
     xAxis: axis(t, { type: "value", name: "GPUs", min: 0, nameGap: 26, splitNumber: 4, axisLabel: { formatter: format.short } }),
-    yAxis: axis(t, { type: "category", inverse: true, data: names, axisTick: { show: false }, axisLine: { show: false }, splitLine: { show: false }, axisLabel: { color: t.text, fontSize: 13, hideOverlap: false } }),
+    yAxis: nameAxis(t, names, isNarrow(width)),
     ...extra.option,
   };
 }
@@ -113,12 +123,12 @@ function barOption(t, names, extra) {
 function addRunBars(parent, runs) {
   const few = runs.slice().sort((a, b) => a.summary.gpus - b.summary.gpus)[0];
   addChart(parent, {
-    id: "gpus", wide: true, height: 60 + 36 * runs.length, title: `From ${format.number(few.summary.gpus)} to ${format.plural(Math.max(...runs.map((r) => r.summary.gpus)), "GPU")} for the same requests`,
+    id: "gpus", wide: true, height: 50 + 38 * runs.length, title: `From ${format.number(few.summary.gpus)} to ${format.plural(Math.max(...runs.map((r) => r.summary.gpus)), "GPU")} for the same requests`,
     sub: "GPUs owned; beside the bars, the share of service time within target",
-    option: (t) => barOption(t, runs.map((r) => r.label), { top: 4, option: {
+    option: (t, width) => barOption(t, runs.map((r) => r.label), width, { top: 4, option: {
       tooltip: { trigger: "item", formatter: (p) => tip(runs[p.dataIndex].label, [[p.color, "GPUs", format.number(p.value)], [null, "service attainment", `${format.percent(service(runs[p.dataIndex]))} %`]]) },
       legend: null,
-      series: [{ id: "gpus", name: "GPUs", type: "bar", barMaxWidth: 20, data: runs.map((run) => ({ value: run.summary.gpus, itemStyle: { color: colourOf(run, t), borderRadius: [0, 3, 3, 0] } })),
+      series: [{ id: "gpus", name: "GPUs", type: "bar", barMaxWidth: isNarrow(width) ? 10 : 20, data: runs.map((run) => ({ value: run.summary.gpus, itemStyle: { color: colourOf(run, t), borderRadius: [0, 3, 3, 0] } })),
                  label: { show: true, position: "right", color: t.text, fontSize: 12, formatter: (p) => `${format.number(p.value)}  ·  ${format.percent(service(runs[p.dataIndex]))} %` } }],
     } }),
   });
@@ -138,10 +148,10 @@ function addPlanBars(parent, plan, plans) {
   const bound = (p) => Math.max(p.bound.fluid_gpus, p.bound.memory_gpus);
   const near = found.slice().sort((a, b) => a.gpus / bound(a) - b.gpus / bound(b))[0];
   addChart(parent, {
-    id: plans > 1 ? `plan-gpus-${plan.number}` : "plan-gpus", wide: true, height: 84 + 38 * found.length,
+    id: plans > 1 ? `plan-gpus-${plan.number}` : "plan-gpus", wide: true, height: 76 + 38 * found.length,
     title: `${near.policy} comes closest to its bound: ${format.number(Number((near.gpus / bound(near)).toPrecision(3)))} times the GPUs that no policy avoids`,
     sub: `fewest GPUs for ${targetText(plan)} attainment${plan.confidence ? `; whiskers: ${format.percent(plan.confidence)} % interval` : ""}${plans > 1 ? `; ${plan.source}` : ""}`,
-    option: (t) => barOption(t, found.map((p) => p.policy), { top: 30, option: {
+    option: (t, width) => barOption(t, found.map((p) => p.policy), width, { top: 30, option: {
       tooltip: { trigger: "item", formatter: (params) => {
         const p = found[params.dataIndex];
         return tip(p.policy, [[colourOf(colours[params.dataIndex], t), "GPUs", format.number(p.gpus)],
@@ -151,7 +161,7 @@ function addPlanBars(parent, plan, plans) {
       } },
       legend: { data: ["GPUs", "bound: GPU time", "bound: memory"] },
       series: [
-        { id: "gpus", name: "GPUs", type: "bar", color: t.faint, barMaxWidth: 20, data: found.map((p, i) => ({ value: p.gpus, itemStyle: { color: colourOf(colours[i], t), borderRadius: [0, 3, 3, 0] } })),
+        { id: "gpus", name: "GPUs", type: "bar", color: t.faint, barMaxWidth: isNarrow(width) ? 10 : 20, data: found.map((p, i) => ({ value: p.gpus, itemStyle: { color: colourOf(colours[i], t), borderRadius: [0, 3, 3, 0] } })),
           label: { show: true, position: "right", distance: 14, color: t.text, formatter: (p) => format.number(p.value) } },
         { id: "intervals", name: "interval", type: "custom", silent: true, z: 5, encode: { x: [1, 2], y: 0 },
           data: found.map((p, i) => [i, p.ci_low, p.ci_high === null ? p.ci_low : p.ci_high]).filter((d) => d[1] !== null && d[2] > d[1]),
@@ -187,7 +197,7 @@ function addRunsTable(parent, { runs }) {
       { title: "switches", group: "fleet", value: (r) => r.summary.switches, show: format.short },
       { title: "USD/h", group: "fleet", value: rate, show: (v) => Number.isFinite(v) ? format.number(Number(v.toPrecision(3))) : "–" },
       { title: "kW", group: "fleet", value: power, show: (v) => Number.isFinite(v) ? format.number(Number(v.toPrecision(3))) : "–" },
-      { title: "failed", group: "requests", value: (r) => r.summary.requests.failed, show: format.short },
+      ...(runs.some((r) => r.summary.requests.failed > 0) ? [{ title: "failed", value: (r) => r.summary.requests.failed, show: format.short }] : []),
     ],
   });
 }
@@ -205,14 +215,18 @@ function addService(page) {
   const timed = page.runs.filter((run) => run.windows);
   if (timed.length > 0) {
     const share = (run, i) => run.windows.output_tokens[i] > 0 ? run.windows.on_time_tokens[i] / run.windows.output_tokens[i] : null;
+    // Windows with next to no tokens, as at the end of a run, say little.
     const worst = timed.map((run) => {
-      let least = 2, at = 0;
-      run.windows.start_s.forEach((s, i) => { const v = share(run, i); if (v !== null && v < least) [least, at] = [v, s]; });
+      const some = 0.5 * sum(run.windows.output_tokens) / run.windows.output_tokens.length;
+      let least = 1, at = 0;
+      run.windows.start_s.forEach((s, i) => { const v = share(run, i); if (run.windows.output_tokens[i] > some && v < least) [least, at] = [v, s]; });
       return { run, least, at };
-    }).sort((a, b) => a.least - b.least);
-    const low = worst[0], best = worst[worst.length - 1];
-    const title = timed.length > 1 ? `${best.run.label} never delivers less than ${format.percent(best.least)} % of a window's tokens in time; ${low.run.label} falls to ${format.percent(low.least)} %`
-      : low.least >= 1 ? "Every token of every window came in time" : `At worst, ${format.percent(low.least)} % of a window's tokens came in time, at ${format.clock(low.at, page.span_s)}`;
+    });
+    const least = (of) => worst.find((w) => w.run === of);
+    const best = least(page.best) || worst[0], low = worst.slice().sort((a, b) => a.least - b.least)[0];
+    const words = (w) => w.least === 1 ? "delivers every token in time" : `delivers at least ${format.percent(w.least)} % of every window's tokens in time`;
+    const title = low !== best ? `${best.run.label} ${words(best)}; ${low.run.label} falls to ${format.percent(low.least)} %`
+      : best.least === 1 ? `${best.run.label} ${words(best)}` : `${best.run.label} ${words(best)}; the worst is at ${format.clock(best.at, page.span_s)}`;
     addChart(section, {
       id: "attainment", title, time: true, wide: true, height: 320,
       sub: `tokens delivered in time, share of those delivered in ${format.seconds(timed[0].windows.length_s[0])}`,
@@ -234,8 +248,7 @@ function addService(page) {
 function addModels(section, page) {
   const runs = page.runs.filter((run) => run.models);
   if (runs.length === 0) return;
-  let run = runs[0];
-  for (const other of runs) if (other.policy !== "dedicated") { run = other; break; }
+  let run = runs.includes(page.best) ? page.best : runs[0];
   const percent = (v) => format.percent(v);
   const sparks = runs.some((r) => r.model_windows);
   const rowsOf = (r) => r.models.model.map((_, i) => i);
@@ -320,17 +333,17 @@ function addLatency(page) {
   const total = (run) => sum(kinds.map(([key]) => run.summary.breakdown_s[key] || 0));
   const decoding = runs.slice().sort((a, b) => total(a) - total(b));
   addChart(section, {
-    id: "breakdown", wide: true, height: 96 + 38 * runs.length,
+    id: "breakdown", wide: true, height: 82 + 38 * runs.length,
     title: decoding.length > 1 ? `A request takes ${format.seconds(total(decoding[0]))} under ${decoding[0].label} and ${format.seconds(total(decoding[decoding.length - 1]))} under ${decoding[decoding.length - 1].label}`
       : `A request takes ${format.seconds(total(runs[0]))}, of which ${format.seconds(runs[0].summary.breakdown_s.decode)} are decode steps`,
     sub: "mean of finished requests, by what the time went into",
-    option: (t) => ({
-      grid: { left: 8, right: 24, top: 34, bottom: 44, containLabel: true },
+    option: (t, width) => ({
+      grid: { left: 8, right: 24, top: 34, bottom: 28, containLabel: true },
       legend: { data: kinds.map(([, name]) => name) },
       xAxis: axis(t, { type: "value", name: "seconds", nameGap: 26, min: 0 }),
-      yAxis: axis(t, { type: "category", inverse: true, data: runs.map((run) => run.label), axisTick: { show: false }, axisLine: { show: false }, splitLine: { show: false }, axisLabel: { color: t.text, fontSize: 13, hideOverlap: false } }),
+      yAxis: nameAxis(t, runs.map((run) => run.label), isNarrow(width)),
       tooltip: { trigger: "axis", axisPointer: { type: "none" }, formatter: (params) => tip(params[0].name, [...params.map((q) => [q.color, q.seriesName, format.seconds(q.value)]), [null, "together", format.seconds(sum(params.map((q) => q.value)))]]) },
-      series: kinds.map(([key, name], i) => ({ id: key, name, type: "bar", stack: "time", barMaxWidth: 20, color: colours(t)[i], data: runs.map((run) => run.summary.breakdown_s[key] || 0) })),
+      series: kinds.map(([key, name], i) => ({ id: key, name, type: "bar", stack: "time", barMaxWidth: isNarrow(width) ? 10 : 20, color: colours(t)[i], data: runs.map((run) => run.summary.breakdown_s[key] || 0) })),
     }),
   });
 }
@@ -506,7 +519,7 @@ function addPlans(page) {
         { title: "busy, %", value: (p) => p.utilisation ? p.utilisation.busy : NaN, show: format.percent },
         { title: "USD/h", value: (p) => p.usd_per_hour, show: (v) => v === null || v === undefined ? "–" : format.number(Number(v.toPrecision(3))) },
         { title: "kW", value: (p) => p.power_kw, show: (v) => v === null || v === undefined ? "–" : format.number(Number(v.toPrecision(3))) },
-        { title: "what binds", text: true, value: (p) => p.binding ? p.binding.words : p.reason || "" },
+        { title: "what binds", text: true, wrap: true, value: (p) => p.binding ? p.binding.words : p.reason || "" },
       ],
     });
     if (source.savings) {
@@ -554,7 +567,7 @@ function addTunes(page) {
         option: (t) => ({
           grid: { left: 64, right: 20, top: 14, bottom: 46 }, legend: null,
           xAxis: axis(t, { type: "category", name: flat.param, data: flat.values.map((v) => parameterText(v.value)) }),
-          yAxis: gpus ? axis(t, { type: "value", scale: true, name: "GPUs", nameGap: 42 }) : percentAxis(t, "", { scale: true, max: null }),
+          yAxis: gpus ? axis(t, { type: "value", scale: true, name: "GPUs", nameGap: 42 }) : percentAxis(t, "", { min: (v) => Math.floor(100 * Math.max(0, Math.min(v.min, v.max - 0.02))) / 100, max: (v) => Math.ceil(100 * v.max) / 100 }),
           tooltip: { trigger: "item", formatter: (p) => tip(`${flat.param} ${p.name}`, [[p.color, gpus ? "GPUs" : "attainment", gpus ? format.number(p.value) : `${format.percent(p.value)} %`]]) },
           series: [{ id: "best", type: "line", symbol: "circle", symbolSize: 9, color: t.palette[0], lineStyle: { width: 2 },
                      data: flat.values.map((v) => ({ value: gpus ? v.gpus : v.attainment, itemStyle: v.within ? undefined : { color: t.card, borderColor: t.palette[0], borderWidth: 2 } })) }],
@@ -573,7 +586,7 @@ function addTunes(page) {
         { title: "from", group: "% within target", value: (p) => p.attainment ? p.attainment.ci_low : NaN, show: (v) => share(v === null ? v : Math.max(0, v)) },
         { title: "to", group: "% within target", value: (p) => p.attainment ? p.attainment.ci_high : NaN, show: (v) => share(v === null ? v : Math.min(1, v)) },
         ...(gpus ? [] : [{ title: "behind the best, points", value: (p) => p.behind_best ? p.behind_best.mean : NaN, show: (v) => Number.isFinite(v) ? (100 * v).toFixed(2) : "–" }]),
-        ...(points.some((p) => p.reason) ? [{ title: "remark", text: true, value: (p) => p.reason || "" }] : []),
+        ...(points.some((p) => p.reason) ? [{ title: "remark", text: true, wrap: true, value: (p) => p.reason || "" }] : []),
       ],
     });
   });
@@ -592,13 +605,13 @@ function addReproductions(page) {
     addTable(section, {
       id: `claims${n || ""}-table`, caption: "Claims", rows: source.claims, sort: null, pageSize: 50,
       columns: [
-        { title: "claim", text: true, value: (c) => c.claim },
+        { title: "claim", text: true, wrap: true, value: (c) => c.claim },
         { title: "figure", text: true, value: (c) => c.figure },
         { title: "ours", value: (c) => c.ours, show: (v) => format.number(Number(v.toPrecision(4))) },
         { title: "interval", text: true, value: (c) => c.ci_low === c.ci_high ? "–" : `${format.number(Number(c.ci_low.toPrecision(3)))} to ${format.number(Number(c.ci_high.toPrecision(3)))}` },
         { title: "reported", text: true, value: (c) => [].concat(c.reported).map((v) => format.number(v)).join(" to ") },
         { title: "off, %", value: (c) => c.deviation_pct, show: (v) => `${v > 0 ? "+" : v < 0 ? "−" : ""}${Math.abs(v).toFixed(1)}` },
-        { title: "note", text: true, value: (c) => c.note || "" },
+        { title: "note", text: true, wrap: true, value: (c) => c.note || "" },
       ],
     });
     for (const figure of source.figures) {
@@ -658,7 +671,7 @@ function addProfile(parent, profile) {
   parent.append(el("h3", {}, `Prices: ${profile.name}`), el("p", { class: "sub" }, [profile.help, profile.source, profile.date].filter(Boolean).join(". ")));
   if (rows.length === 0) return;
   addTable(parent, {
-    caption: `How far the prices of ${profile.name} are off`, rows, sort: null, pageSize: 30,
+    caption: `How far the prices of ${profile.name} are off`, rows, sort: null, pageSize: 10,
     columns: [
       { title: "predicted", text: true, value: (e) => e.kind }, { title: "on", text: true, value: (e) => e.where }, { title: "step", text: true, value: (e) => e.step },
       { title: "median", group: "relative error, %", value: (e) => e.median_pct, show: format.number }, { title: "p90", group: "relative error, %", value: (e) => e.p90_pct, show: format.number },

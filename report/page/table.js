@@ -1,7 +1,7 @@
 "use strict";
 // Tables that sort, search and turn pages.
 
-// columns: {title, group, help, text: true for words, value(row) -> number or string, cell(row, td) instead of show(value)}.
+// columns: {title, group, help, text: true for words, wrap: true for long ones, value(row) -> number or string, cell(row, td) instead of show(value)}.
 // `search` (a hint) adds a field that looks through the columns of words. The first column's cells are row headings.
 function addTable(parent, { id, caption, columns, rows, sort, descending = true, search, pageSize = 20, controls = [] }) {
   const state = { sort, descending, page: 0, query: "" };
@@ -52,7 +52,7 @@ function addTable(parent, { id, caption, columns, rows, sort, descending = true,
     state.page = Math.min(state.page, pages - 1);
     const from = state.page * pageSize, to = Math.min(list.length, from + pageSize);
     body.replaceChildren(...list.slice(from, to).map((row) => el("tr", {}, columns.map((column, i) => {
-      const cell = el(i === 0 ? "th" : "td", { scope: i === 0 ? "row" : null, class: column.text ? "" : "n" });
+      const cell = el(i === 0 ? "th" : "td", { scope: i === 0 ? "row" : null, class: column.wrap ? "words" : column.text ? "" : "n" });
       if (column.cell) column.cell(row, cell);
       else cell.append(column.show ? column.show(column.value(row), row) : String(column.value(row)));
       return cell;
