@@ -68,9 +68,10 @@ void ReportFolder::CheckManifest(const std::string& version) const {
     throw InputError(fmt::format("{}: /poolsim_version: found \"{}\"; expected a version such as {}", path, found, version));
   }
   if (*theirs > VersionOf(version)) {
-    throw InputError(fmt::format("{}: /poolsim_version: the folder was written by poolsim {}; this is {}, which may not know "
-                                 "all that is in it",
-                                 path, found, version));
+    throw InputError(
+        fmt::format("{}: /poolsim_version: the folder was written by poolsim {}; this is {}, which may not know "
+                    "all that is in it",
+                    path, found, version));
   }
 }
 

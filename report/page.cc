@@ -17,7 +17,7 @@ namespace poolsim {
 namespace {
 
 constexpr std::size_t kMostWindows = 1440;
-constexpr double kEdgeRatio = 1.02;      // of a distribution's neighbours on the page, unless
+constexpr double kEdgeRatio = 1.02;       // of a distribution's neighbours on the page, unless
 constexpr double kMostOfBucket = 0.0025;  // they hold more than this share
 constexpr std::array<const char*, 4> kStates = {"prefill", "decode", "switch", "kv_copy"};
 
@@ -45,7 +45,8 @@ std::string Base64(std::string_view bytes) {
   out.reserve((bytes.size() + 2) / 3 * 4);
   for (std::size_t i = 0; i < bytes.size(); i += 3) {
     std::uint32_t group = 0;
-    for (std::size_t j = 0; j < 3; ++j) group = group << 8 | (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0u);
+    for (std::size_t j = 0; j < 3; ++j)
+      group = group << 8 | (i + j < bytes.size() ? static_cast<unsigned char>(bytes[i + j]) : 0u);
     for (std::size_t j = 0; j < 4; ++j) out += i + j <= bytes.size() ? kDigits[group >> (18 - 6 * j) & 63] : '=';
   }
   return out;
@@ -93,7 +94,8 @@ Json WindowsJson(const CsvTable& table, double end_s) {
   for (std::size_t i = 0; i < n; i += together) starts.push_back(start[i]);
   json["start_s"] = NumbersJson(starts);
   column("length_s", length, false);
-  for (const char* name : {"arrived_requests", "finished_requests", "failed_requests", "output_tokens", "on_time_tokens", "switches"})
+  for (const char* name :
+       {"arrived_requests", "finished_requests", "failed_requests", "output_tokens", "on_time_tokens", "switches"})
     column(name, table.Numbers(name), false);
   for (const char* name : {"prefill_fraction", "decode_fraction", "switch_fraction", "kv_copy_fraction", "active_models_mean"})
     column(name, table.Numbers(name), true);
@@ -174,11 +176,16 @@ Json ModelWindowsJson(const CsvTable& table, const std::vector<std::string_view>
   std::string arrivals(models.size() * grid.windows, '\0'), shares(models.size() * grid.windows, '\xff');
   for (std::size_t r = 0; r < table.rows(); ++r) {
     const std::size_t cell = of[r] * grid.windows + grid.At(r);
-    const auto share = [](std::int64_t part, std::int64_t whole) { return static_cast<double>(part) / static_cast<double>(whole); };
+    const auto share = [](std::int64_t part, std::int64_t whole) {
+      return static_cast<double>(part) / static_cast<double>(whole);
+    };
     if (arrived[r] > 0) arrivals[cell] = ByteOf(share(arrived[r], most[of[r]]), 255);
     if (tokens[r] > 0) shares[cell] = ByteOf(share(on_time[r], tokens[r]), 200);
   }
-  return Json{{"windows", grid.windows},   {"window_s", NumberJson(grid.window_s)}, {"most", most}, {"arrived", Base64(arrivals)},
+  return Json{{"windows", grid.windows},
+              {"window_s", NumberJson(grid.window_s)},
+              {"most", most},
+              {"arrived", Base64(arrivals)},
               {"on_time", Base64(shares)}};
 }
 
@@ -391,9 +398,10 @@ Json SourceJson(const ReportFolder& folder) {
   AddTune(folder, source);
   AddReproduction(folder, source);
   if (source["kind"].is_null()) {
-    throw InputError(fmt::format("{}: the folder's manifest.json lists none of summary.json, compare.json, plan.json, tune.json and "
-                                 "claims.json: there is nothing to show",
-                                 folder.name()));
+    throw InputError(
+        fmt::format("{}: the folder's manifest.json lists none of summary.json, compare.json, plan.json, tune.json and "
+                    "claims.json: there is nothing to show",
+                    folder.name()));
   }
   source["scenario"] = nullptr;
   if (std::optional<Json> scenario = folder.JsonIfListed("scenario.json")) {
@@ -413,7 +421,8 @@ std::string_view Embedded(std::string_view path) {
 }
 
 void ReplaceAll(std::string& text, std::string_view what, std::string_view with) {
-  for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += with.size()) text.replace(at, what.size(), with);
+  for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += with.size())
+    text.replace(at, what.size(), with);
 }
 
 // As the text of a <script>: nothing in it may end that, or begin a comment.

@@ -1,7 +1,7 @@
 // Results folders as one page to look at: a single HTML file that needs no network.
 //
-// The page is made of files in report/page/ and of a chart library that the build takes from its package; results go into it as one
-// JSON text. Every name in it is data: nothing from a results folder is ever HTML.
+// The page is made of files in report/page/ and of a chart library that the build takes from its package; results go into it as
+// one JSON text. Every name in it is data: nothing from a results folder is ever HTML.
 #pragma once
 
 #include <string>
@@ -20,7 +20,8 @@ namespace poolsim {
 //     models            models.csv
 //     windows           windows.csv, neighbours merged until there are no more than 1,440
 //     distributions     by quantity: upper edges and counts, neighbours merged
-//     model_windows     windows, window_s; arrived and on_time, a byte each for model x window, in base64: arrivals in 1/255 of the
+//     model_windows     windows, window_s; arrived and on_time, a byte each for model x window, in base64: arrivals in 1/255 of
+//     the
 //                       model's most in a window (`most`); on-time tokens in 1/200 of the tokens, 255 where there were none
 //     fleet             windows, window_s; rows (pool, first_instance, instances, gpus); states, four bytes for row x window in
 //                       base64, prefill, decode, switch and KV copy in 1/255 of the GPU time; cell_model, row x window, an index

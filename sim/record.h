@@ -1,8 +1,8 @@
 // What a run keeps for pictures, when it is asked to: who did what on which GPUs, each model over time, and how long prompts and
-// answers are. Its memory does not grow with the run: times are cut into windows of a power of two times the scenario's, which are
-// added up in pairs whenever there are too many, and instances are taken together in rows. Everything is a sum of integers, and
-// what is not (which model was busiest) is added up in the order of events and then of shards, so that results never depend on
-// threads.
+// answers are. Its memory does not grow with the run: times are cut into windows of a power of two times the scenario's, which
+// are added up in pairs whenever there are too many, and instances are taken together in rows. Everything is a sum of integers,
+// and what is not (which model was busiest) is added up in the order of events and then of shards, so that results never depend
+// on threads.
 #pragma once
 
 #include <algorithm>
@@ -27,8 +27,8 @@ inline constexpr std::int64_t kFleetRows = 512;
 inline constexpr std::int64_t kFleetWindows = 192;
 inline constexpr std::int64_t kModelWindows = 64;
 
-// Which model had the most of something, found in fixed memory (Misra and Gries, 1982): a model with more than a fifth of the whole
-// is never lost, and no share is off by more than a fifth of the whole. With up to four models it is exact.
+// Which model had the most of something, found in fixed memory (Misra and Gries, 1982): a model with more than a fifth of the
+// whole is never lost, and no share is off by more than a fifth of the whole. With up to four models it is exact.
 class Busiest {
  public:
   void Add(std::int32_t model, std::int64_t weight);
@@ -172,8 +172,8 @@ struct RunRecord {
   void Merge(const Record& shard, const std::vector<std::int32_t>& model_rows, std::size_t first_row);
 };
 
-// How many neighbouring instances of a pool make a row: the fewest for which pools of so many instances have no more than kFleetRows
-// rows together (or one each).
+// How many neighbouring instances of a pool make a row: the fewest for which pools of so many instances have no more than
+// kFleetRows rows together (or one each).
 std::int64_t InstancesPerRow(const std::vector<std::int64_t>& pool_instances);
 
 }  // namespace poolsim

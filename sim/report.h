@@ -70,21 +70,22 @@ std::string WindowsCsv(const RunResult& result);
 
 // What pictures are drawn from. REQUIRES result.record (RunOptions::record).
 //
-// Windows are as long as a power of two of the scenario's (metrics.window_s), the shortest of which there are not too many; the last
-// one of a run is as long as the run has left.
+// Windows are as long as a power of two of the scenario's (metrics.window_s), the shortest of which there are not too many; the
+// last one of a run is as long as the run has left.
 
-// distributions.csv: a row per bin that is not empty. `upper` is the bin's upper edge, to six digits; bins are as wide as Histogram
-// makes them. Measured requests only: ttft_s, tbt_s, tpot_s, e2e_s and kv_sync_s as in the summary, prompt_tokens and output_tokens
-// as asked for; switch_s is the latency of the switches that ended, the warm-up's included.
+// distributions.csv: a row per bin that is not empty. `upper` is the bin's upper edge, to six digits; bins are as wide as
+// Histogram makes them. Measured requests only: ttft_s, tbt_s, tpot_s, e2e_s and kv_sync_s as in the summary, prompt_tokens and
+// output_tokens as asked for; switch_s is the latency of the switches that ended, the warm-up's included.
 std::string DistributionsCsv(const RunResult& result);
-// model_windows.csv: the columns of models.csv over time, of measured requests, in at most kModelWindows windows; rows of zeros are
-// left out.
+// model_windows.csv: the columns of models.csv over time, of measured requests, in at most kModelWindows windows; rows of zeros
+// are left out.
 std::string ModelWindowsCsv(const RunResult& result);
-// fleet.csv: what the GPUs did, in at most kFleetRows rows of neighbouring instances and kFleetWindows windows. Instances are numbered
-// through the fleet, pool by pool; where each model has instances of its own they come model by model. The four shares are of the
-// row's GPU time in the window. `model` took most of the busy time, of equals the first in models.csv; among more than four models
-// in one cell it may be another that is not behind by more than a fifth of the busy time (Busiest), and where models take turns a
-// run of steps is laid out as if they came one after the other. Blank: idle. Idle cells are left out, but for a row's first window.
+// fleet.csv: what the GPUs did, in at most kFleetRows rows of neighbouring instances and kFleetWindows windows. Instances are
+// numbered through the fleet, pool by pool; where each model has instances of its own they come model by model. The four shares
+// are of the row's GPU time in the window. `model` took most of the busy time, of equals the first in models.csv; among more than
+// four models in one cell it may be another that is not behind by more than a fifth of the busy time (Busiest), and where models
+// take turns a run of steps is laid out as if they came one after the other. Blank: idle. Idle cells are left out, but for a
+// row's first window.
 std::string FleetCsv(const RunResult& result);
 
 // A summary per policy. In the CSV nested keys are joined with dots; cells that an infeasible policy has no value for are empty.

@@ -159,12 +159,12 @@ class Run {
   std::unique_ptr<RowSpool> spool_;
   std::size_t rows_kept_ = 1 << 18;  // bytes of requests.csv that a shard keeps
   std::atomic<std::int64_t> fed_{0};
-  std::vector<std::uint64_t> fingerprints_;  // by shard
-  std::shared_ptr<RunRecord> record_;        // its rows are there from the start
+  std::vector<std::uint64_t> fingerprints_;                      // by shard
+  std::shared_ptr<RunRecord> record_;                            // its rows are there from the start
   std::vector<std::pair<std::size_t, std::int64_t>> pool_rows_;  // of it, the first row and the first instance of each pool
   std::int64_t instances_per_row_ = 1;
   std::vector<std::unique_ptr<Record>> records_;  // by shard
-  std::mutex mutex_;                         // guards result_
+  std::mutex mutex_;                              // guards result_
   ShardsResult result_;
 };
 

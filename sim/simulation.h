@@ -70,7 +70,7 @@ struct RunResult {
   std::int64_t kv_bytes_moved = 0;
   double active_models_mean = 0;
   TimePs window = 0;
-  WorkloadSeen seen;  // by this run, to the horizon; its counts are those of the survey where there was one
+  WorkloadSeen seen;                        // by this run, to the horizon; its counts are those of the survey where there was one
   std::shared_ptr<const RunRecord> record;  // when RunOptions::record asked for it
 };
 

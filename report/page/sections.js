@@ -76,7 +76,8 @@ function addHeadline(page) {
     tiles.append(tile(format.percent(p.attainment.service.mean), "%", "service attainment", `target ${targetText(plans[0])}`));
     if (p.usd_per_hour !== null) tiles.append(tile(format.number(Number(p.usd_per_hour.toPrecision(3))), "USD/h", "cost", old && old.usd_per_hour ? `dedicated ${format.number(Number(old.usd_per_hour.toPrecision(3)))}` : null));
     if (p.power_kw !== null) tiles.append(tile(format.number(Number(p.power_kw.toPrecision(3))), "kW", "power", old && old.power_kw ? `dedicated ${format.number(Number(old.power_kw.toPrecision(3)))}` : null));
-    tiles.append(tile(format.number(Number(Math.max(p.bound.fluid_gpus, p.bound.memory_gpus).toPrecision(3))), "GPUs", "lower bound", "what no policy avoids"));
+    const bound = Number(Math.max(p.bound.fluid_gpus, p.bound.memory_gpus).toPrecision(3));
+    tiles.append(tile(format.number(bound), bound === 1 ? "GPU" : "GPUs", "lower bound", "what no policy avoids"));
   } else if (finding.run) {
     const run = finding.run, old = finding.dedicated;
     tiles.append(tile(format.percent(service(run)), "%", "service attainment", old ? `dedicated ${format.percent(service(old))} %` : `of ${format.plural(run.summary.requests.total, "request")}`));
@@ -90,6 +91,7 @@ function addHeadline(page) {
   for (const plan of plans) addPlanBars(header, plan, plans.length);
   if (runs.length > 0) {
     if (runs.length > 1 && plans.length === 0) addRunBars(header, runs);
+    if (plans.length > 0) header.append(el("h3", {}, "The runs, as simulated"));
     addRunsTable(header, page);
   }
   for (const run of page.infeasible) {
@@ -146,23 +148,27 @@ function addPlanBars(parent, plan, plans) {
   if (found.length === 0) return;
   const colours = coloursOfPolicies(found.map((p) => p.policy));
   const bound = (p) => Math.max(p.bound.fluid_gpus, p.bound.memory_gpus);
-  const near = found.slice().sort((a, b) => a.gpus / bound(a) - b.gpus / bound(b))[0];
+  const fewest = found.slice().sort((a, b) => a.gpus - b.gpus)[0], dedicated = found.find((p) => p.policy === "dedicated");
+  const times = (p) => `${format.number(Number((p.gpus / bound(p)).toPrecision(2)))} times`;
+  const top = (p) => Math.max(p.gpus, p.ci_high || 0);
   addChart(parent, {
     id: plans > 1 ? `plan-gpus-${plan.number}` : "plan-gpus", wide: true, height: 76 + 38 * found.length,
-    title: `${near.policy} comes closest to its bound: ${format.number(Number((near.gpus / bound(near)).toPrecision(3)))} times the GPUs that no policy avoids`,
+    title: `${fewest.policy} takes ${times(fewest)} the GPUs of its lower bound${dedicated && dedicated !== fewest ? `, dedicated ${times(dedicated)}` : ""}`,
     sub: `fewest GPUs for ${targetText(plan)} attainment${plan.confidence ? `; whiskers: ${format.percent(plan.confidence)} % interval` : ""}${plans > 1 ? `; ${plan.source}` : ""}`,
     option: (t, width) => barOption(t, found.map((p) => p.policy), width, { top: 30, option: {
       tooltip: { trigger: "item", formatter: (params) => {
         const p = found[params.dataIndex];
+        if (p === undefined) return "";
         return tip(p.policy, [[colourOf(colours[params.dataIndex], t), "GPUs", format.number(p.gpus)],
           p.ci_low !== null ? [null, "interval", `${format.number(p.ci_low)} to ${p.ci_high === null ? "?" : format.number(p.ci_high)}`] : null,
           [null, "bound by GPU time", format.number(p.bound.fluid_gpus)], [null, "bound by memory", format.number(p.bound.memory_gpus)],
           [null, "service attainment", `${format.percent(p.attainment.service.mean)} %`]].filter(Boolean));
       } },
-      legend: { data: ["GPUs", "bound: GPU time", "bound: memory"] },
+      legend: { data: ["GPUs", { name: "bound: GPU time", icon: "triangle" }, { name: "bound: memory", icon: "diamond" }] },
       series: [
-        { id: "gpus", name: "GPUs", type: "bar", color: t.faint, barMaxWidth: isNarrow(width) ? 10 : 20, data: found.map((p, i) => ({ value: p.gpus, itemStyle: { color: colourOf(colours[i], t), borderRadius: [0, 3, 3, 0] } })),
-          label: { show: true, position: "right", distance: 14, color: t.text, formatter: (p) => format.number(p.value) } },
+        { id: "gpus", name: "GPUs", type: "bar", color: t.faint, barMaxWidth: isNarrow(width) ? 10 : 20, data: found.map((p, i) => ({ value: p.gpus, itemStyle: { color: colourOf(colours[i], t), borderRadius: [0, 3, 3, 0] } })) },
+        { id: "labels", name: "labels", type: "scatter", symbolSize: 0, silent: true, data: found.map((p, i) => [top(p), i]),
+          label: { show: true, position: "right", distance: 10, color: t.text, formatter: (q) => format.number(found[q.dataIndex].gpus) } },
         { id: "intervals", name: "interval", type: "custom", silent: true, z: 5, encode: { x: [1, 2], y: 0 },
           data: found.map((p, i) => [i, p.ci_low, p.ci_high === null ? p.ci_low : p.ci_high]).filter((d) => d[1] !== null && d[2] > d[1]),
           renderItem: (params, api) => {

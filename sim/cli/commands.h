@@ -51,8 +51,8 @@ void AddSimulationOptions(CLI::App& command, SimulationOptions& options);
 // The scenario file, with --set applied. Where there is no file of that name, "quickstart" is the scenario inside the executable.
 Scenario LoadScenarioArgument(const SimulationOptions& options);
 
-// --report, which needs --out. With it, AllowReport at the start throws InputError where no report can be made, and AddReport puts
-// report.html beside what is in the folder named `out`; `manifest` is what Commit is to get.
+// --report, which needs --out. With it, AllowReport at the start throws InputError where no report can be made, and AddReport
+// puts report.html beside what is in the folder named `out`; `manifest` is what Commit is to get.
 void AddReportOption(CLI::App& command, bool& report);
 void AllowReport(bool report);
 void AddReport(bool report, ResultsFolder& folder, const std::string& out, const Json& manifest);

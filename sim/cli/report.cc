@@ -63,7 +63,8 @@ void Report(const Options& options) {
 }  // namespace
 
 void AddReportOption(CLI::App& command, bool& report) {
-  command.add_flag("--report", report, "add report.html to the folder, a page to look at the results in a browser")->needs("--out");
+  command.add_flag("--report", report, "add report.html to the folder, a page to look at the results in a browser")
+      ->needs("--out");
 }
 
 void AllowReport(bool report) {

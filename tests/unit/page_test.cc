@@ -50,7 +50,8 @@ class RunFolder {
           "\"a \"\"b\"\", <c>\",0,60,4,3,40,40\n\"a \"\"b\"\", <c>\",120,30,2,1,10,5\n</script>,60,60,2,2,0,0\n");
     Write("fleet.csv",
           "row,pool,first_instance,instances,gpus,window_start_s,window_s,prefill,decode,switch,kv_copy,model\n"
-          "0,pool,0,1,1,0,60,0.2,0.4,0,0,</script>\n0,pool,0,1,1,120,30,0,1,0,0,\"a \"\"b\"\", <c>\"\n1,pool,1,2,2,0,60,0,0,0,0,\n");
+          "0,pool,0,1,1,0,60,0.2,0.4,0,0,</script>\n0,pool,0,1,1,120,30,0,1,0,0,\"a \"\"b\"\", "
+          "<c>\"\n1,pool,1,2,2,0,60,0,0,0,0,\n");
     Write("scenario.json", R"({"name": "small", "cost": {"form": "physics", "params": {"physics": {"profile": "modern"}}},
       "fleet": {"gpu": "h800"}})");
     Manifest("0.1.0");
@@ -157,9 +158,10 @@ TEST_CASE("A folder that is incomplete, of a later version, or not one of ours i
   RunFolder folder;
   CHECK(folder.Refused() == "accepted");
   folder.Manifest("0.2.0");
-  CHECK(folder.Refused() ==
-        "/manifest.json: /poolsim_version: the folder was written by poolsim 0.2.0; this is 0.1.0, which may not know all that is "
-        "in it");
+  CHECK(
+      folder.Refused() ==
+      "/manifest.json: /poolsim_version: the folder was written by poolsim 0.2.0; this is 0.1.0, which may not know all that is "
+      "in it");
   folder.Manifest("0.10.0");
   CHECK(Has(folder.Refused(), "written by poolsim 0.10.0"));
   folder.Manifest("new");
@@ -168,9 +170,10 @@ TEST_CASE("A folder that is incomplete, of a later version, or not one of ours i
   fs::remove(folder.path() / "windows.csv");
   CHECK(folder.Refused() == "/windows.csv: the folder's manifest.json lists it, but there is no such file");
   Put(folder.path() / "manifest.json", "{\"name\": \"something else\"}");
-  CHECK(folder.Refused() == "/manifest.json: /poolsim_version: it is missing; expected a version: the file is not one of poolsim's");
+  CHECK(folder.Refused() ==
+        "/manifest.json: /poolsim_version: it is missing; expected a version: the file is not one of poolsim's");
   Put(folder.path() / "manifest.json", "[");
-  CHECK(Has(folder.Refused(), "/manifest.json:1:2: "));
+  CHECK(Has(folder.Refused(), "/manifest.json:1:1: "));
   folder.files() = {"scenario.json"};
   folder.Manifest("0.1.0");
   CHECK(Has(folder.Refused(), "nothing to show"));
@@ -198,7 +201,9 @@ TEST_CASE("No path leads out of a results folder", "[unit]") {
 
 TEST_CASE("A table that is broken is refused with its line, column and text", "[unit]") {
   const RunFolder folder;
-  const auto refused = [&folder](const char* file, const char* from, const char* to) { return folder.RefusedWith(file, from, to); };
+  const auto refused = [&folder](const char* file, const char* from, const char* to) {
+    return folder.RefusedWith(file, from, to);
+  };
   CHECK(refused("windows.csv", "60,3,", "60,x,") == "/windows.csv:3: arrived_requests: found \"x\"; expected a number");
   CHECK(refused("windows.csv", "60,3,", "60,") == "/windows.csv:3: found 11 cells; the heading has 12");
   CHECK(Has(refused("windows.csv", "active_models_mean", "active"), "/windows.csv:1: no column \"active_models_mean\"; found "));
@@ -206,7 +211,8 @@ TEST_CASE("A table that is broken is refused with its line, column and text", "[
   CHECK(refused("models.csv", "\"a \"\"b", "\"a \"b") == "/models.csv:2: text follows a quoted cell");
   CHECK(Has(refused("distributions.csv", "1.001", "0.5"), "/distributions.csv:3: upper: found \"0.5\""));
   CHECK(Has(refused("distributions.csv", "1,4", "1,-4"), "/distributions.csv:2: count: found \"-4\""));
-  CHECK(Has(refused("model_windows.csv", "</script>", "d"), "/model_windows.csv:4: model: found \"d\"; expected a model of models.csv"));
+  CHECK(Has(refused("model_windows.csv", "</script>", "d"),
+            "/model_windows.csv:4: model: found \"d\"; expected a model of models.csv"));
   CHECK(Has(refused("model_windows.csv", "120,30", "1e9,30"), "/model_windows.csv:3: window_start_s: found \"1e9\""));
   CHECK(Has(refused("fleet.csv", "0.2,0.4", "0.2,1.4"), "/fleet.csv:2: decode: found \"1.4\"; expected a share from 0 to 1"));
   CHECK(Has(refused("fleet.csv", "1,pool,1", "2,pool,1"), "every row up to 2; 1 is missing"));
