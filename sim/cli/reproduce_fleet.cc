@@ -73,7 +73,7 @@ struct FleetSpec {
 };
 
 // The cold models in one setting [GPUs].
-struct FleetRow {
+struct VariationRow {
   std::int64_t before = 0;
   bool found = false;
   std::string reason;
@@ -97,7 +97,7 @@ std::int64_t DedicatedGpus(const Scenario& scenario, std::int64_t replicas) {
   return Simulate(s, facts, {}).gpus;
 }
 
-void SizePools(const FleetSpec& spec, const FleetVariation& change, const Scenario& scenario, FleetRow& row) {
+void SizePools(const FleetSpec& spec, const FleetVariation& change, const Scenario& scenario, VariationRow& row) {
   PlanOptions options;
   options.criteria.targets = {{AttainmentKind::kService, change.target.value_or(spec.target)}};
   options.criteria.max_gpus = row.before;  // more would save nothing
@@ -141,7 +141,7 @@ FigureOutput FleetFigure(const std::string& name, const FigureContext& context) 
   // The base first, then the assumptions in order.
   std::vector<FleetVariation> changes(1);
   for (const FleetAssumption& a : spec.assumptions) changes.insert(changes.end(), a.values.begin(), a.values.end());
-  std::vector<FleetRow> rows(changes.size());
+  std::vector<VariationRow> rows(changes.size());
   context.team->Run(changes.size(), [&](std::size_t i, int) {
     const Scenario scenario = ParseScenario(out.files[1].second, spec.scenario, ".", changes[i].set);
     rows[i].before = DedicatedGpus(scenario, changes[i].replicas.value_or(spec.replicas));
@@ -154,7 +154,7 @@ FigureOutput FleetFigure(const std::string& name, const FigureContext& context) 
     rows[i].before = before;
   }
 
-  const FleetRow& base = rows.front();
+  const VariationRow& base = rows.front();
   if (!base.found) throw InputError(fmt::format("{}{}: {}", folder, spec.scenario, base.reason));
   const double base_pct = base.SavingPct(spec.hot_gpus, base.after);
   std::string csv = "case,x,before,after,after.low,after.high,fleet,saving_pct,saving_pct.low,saving_pct.high,attainment\n";
@@ -166,7 +166,7 @@ FigureOutput FleetFigure(const std::string& name, const FigureContext& context) 
                {"95 %", Align::kRight, "GPUs"},
                {"saved, %", Align::kRight, "fleet"},
                {"change", Align::kRight, "points"}});
-  const auto put = [&](const std::string& assumption, const std::string& value, const FleetRow& row) {
+  const auto put = [&](const std::string& assumption, const std::string& value, const VariationRow& row) {
     const std::int64_t fleet = spec.hot_gpus + row.before;
     // Where no size holds, the models stay where they are.
     const double pct = row.found ? row.SavingPct(spec.hot_gpus, row.after) : 0;
