@@ -8,8 +8,14 @@ export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 # Debian's names (12 and 13; the same in Ubuntu from 22.04). g++ brings the C library's headers.
 build_packages=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev libsimdjson-dev libfast-float-dev
   librandom123-dev libzstd-dev zlib1g-dev libeigen3-dev libboost-dev)
+# npm fetches the report's chart library. A node from elsewhere brings its own, and Debian's would not go with it.
+if ! command -v npm >/dev/null; then build_packages+=(npm); fi
 # shellcheck disable=SC2034
 test_packages=("${build_packages[@]}" catch2 libbenchmark-dev libboost-context-dev gnuplot-nox python3-matplotlib)
+# The browser that the report's page is tested in. Ubuntu has none as a package; the test is skipped there, and says so.
+if ! command -v chromium >/dev/null && grep -qx ID=debian /etc/os-release 2>/dev/null; then
+  test_packages+=(chromium fonts-dejavu-core)
+fi
 
 say() { echo "$*" >&2; }
 

@@ -145,6 +145,10 @@ class ResultsFolder {
   // A file that is not wanted after all.
   void Drop(const std::string& name);
 
+  // Where the files are until Commit, and what there is so far.
+  const std::string& path() const { return temporary_; }
+  const std::vector<std::string>& files() const { return files_; }
+
   // Adds the list of files to `manifest`, writes it as manifest.json and puts the folder in its place.
   void Commit(Json manifest);
   // Removes what was written so far. Safe from another thread, and after Commit without effect.

@@ -136,6 +136,7 @@ int RunCommandLine(int argc, char** argv) {
   AddRunCommand(app, invocation);
   AddCompareCommand(app, invocation);
   AddPlanCommand(app, invocation);
+  AddReportCommand(app, invocation);
   AddReproduceCommand(app, invocation);
   AddTuneCommand(app, invocation);
   AddCalibrateCommand(app, invocation);

@@ -23,6 +23,7 @@ struct Invocation {
 void AddRunCommand(CLI::App& app, Invocation& invocation);
 void AddCompareCommand(CLI::App& app, Invocation& invocation);
 void AddPlanCommand(CLI::App& app, Invocation& invocation);
+void AddReportCommand(CLI::App& app, Invocation& invocation);
 void AddReproduceCommand(CLI::App& app, Invocation& invocation);
 void AddTuneCommand(CLI::App& app, Invocation& invocation);
 void AddCalibrateCommand(CLI::App& app, Invocation& invocation);
@@ -44,11 +45,19 @@ struct SimulationOptions {
   bool check = false;
   bool quiet = false;
   bool json = false;
+  bool report = false;
 };
 // Adds SCENARIO and the options; `options` must outlive the parse.
 void AddSimulationOptions(CLI::App& command, SimulationOptions& options);
 // The scenario file, with --set applied. Where there is no file of that name, "quickstart" is the scenario inside the executable.
 Scenario LoadScenarioArgument(const SimulationOptions& options);
+
+// --report, which needs --out. With it, AllowReport at the start throws InputError where no report can be made, and AddReport
+// puts report.html beside what is in the folder named `out`; `manifest` is what Commit is to get.
+void AddReportOption(CLI::App& command, bool& report);
+void AllowReport(bool report);
+void AddReport(bool report, ResultsFolder& folder, const std::string& out, const Json& manifest);
+
 // "A,B" as policies. Throws InputError for one that is unknown or named twice.
 std::vector<std::string> PolicyList(const std::string& list);
 Provenance ProvenanceOf(const SimulationOptions& options, const Invocation& invocation);

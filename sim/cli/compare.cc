@@ -125,7 +125,9 @@ void Compare(const Options& options, const Invocation& invocation) {
 
   if (to_files) {
     WriteResults(*folder, scenario, results);
-    folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, facts, results));
+    const Json manifest = ManifestJson(ProvenanceOf(options, invocation), scenario, facts, results);
+    AddReport(options.report, *folder, options.out, manifest);
+    folder->Commit(manifest);
   }
   const std::string text =
       options.json ? FileText(CompareJson(scenario, results)) : CompareReport(scenario, facts, results, StyleFor(STDOUT_FILENO));

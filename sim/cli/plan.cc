@@ -275,7 +275,9 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
     }
     if (!savings.empty()) folder->Write("savings.csv", SavingsCsv(savings));
     if (!choices.empty()) folder->Write("answer-chosen.json", ScenarioText(chosen, options.out));
-    folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, plan.facts, {}));
+    const Json manifest = ManifestJson(ProvenanceOf(options, invocation), scenario, plan.facts, {});
+    AddReport(options.report, *folder, options.out, manifest);
+    folder->Commit(manifest);
   }
   const Style style = StyleFor(STDOUT_FILENO);
   if (options.json) {

@@ -40,6 +40,7 @@ struct Options {
   std::string out;
   int threads = 1;
   bool quiet = false;
+  bool report = false;
 };
 
 std::string Embedded(const std::string& path) {
@@ -237,6 +238,7 @@ void Draw(std::vector<std::pair<std::string, FigureOutput>>& outputs) {
 void Reproduce(const Options& options, const Invocation& invocation) {
   if (options.study != kStudy) throw InputError(UnknownName("study", options.study, {kStudy}));
   const std::vector<const Figure*> figures = Chosen(options.figures);
+  AllowReport(options.report);
   const auto folder = options.out.empty() ? nullptr : std::make_unique<ResultsFolder>(options.out);
   const auto guard = folder ? std::make_unique<InterruptGuard>([&folder] { folder->Discard(); }) : nullptr;
   Team team(options.threads);
@@ -285,6 +287,7 @@ void Reproduce(const Options& options, const Invocation& invocation) {
       folder->Write(name + "/manifest.json", FileText(own));
     }
     folder->Write("claims.json", FileText(ClaimsJson(claims)));
+    AddReport(options.report, *folder, options.out, manifest);
     folder->Commit(manifest);
   }
   fmt::print("{}", ClaimsText(claims, StyleFor(STDOUT_FILENO)));
@@ -305,6 +308,7 @@ void AddReproduceCommand(CLI::App& app, Invocation& invocation) {
   command->add_option("--out", options->out, "folder for the results; without it nothing is written")
       ->check([](const std::string& folder) { return folder.empty() ? "expected the name of a folder" : ""; })
       ->type_name("DIR");
+  AddReportOption(*command, options->report);
   command->add_option("--threads", options->threads, "most threads; never changes results (default: one per core)")
       ->check(CLI::Range(1, 1024).description(""))
       ->type_name("N");

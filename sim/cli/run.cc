@@ -168,7 +168,9 @@ void Run(const Options& options, const Invocation& invocation) {
     folder->Write("models.csv", ModelsCsv(outcome.result));
     folder->Write("windows.csv", WindowsCsv(outcome.result));
     WriteRecord(*folder, "", outcome.result);
-    folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, outcome.facts, {outcome.result}));
+    const Json manifest = ManifestJson(ProvenanceOf(options, invocation), scenario, outcome.facts, {outcome.result});
+    AddReport(options.report, *folder, options.out, manifest);
+    folder->Commit(manifest);
   }
   fmt::print("{}",
              options.json ? FileText(summary) : RunReport(scenario, outcome.facts, outcome.result, StyleFor(STDOUT_FILENO)));

@@ -23,6 +23,7 @@ void AddSimulationOptions(CLI::App& command, SimulationOptions& options) {
   command.add_option("--out", options.out, "folder for the results; without it nothing is written")
       ->check([](const std::string& folder) { return folder.empty() ? "expected the name of a folder" : ""; })
       ->type_name("DIR");
+  AddReportOption(command, options.report);
   command.add_option("--threads", options.threads, "most threads; never changes results (default: one per core)")
       ->check(CLI::Range(1, 1024).description(""))
       ->type_name("N");
@@ -65,6 +66,7 @@ std::vector<std::string> PolicyList(const std::string& list) {
 }
 
 Scenario LoadScenarioArgument(const SimulationOptions& options) {
+  AllowReport(options.report);
   std::error_code error;
   if (options.scenario == "quickstart" && !std::filesystem::is_regular_file(options.scenario, error)) {
     for (const EmbeddedFile& file : EmbeddedFiles()) {

@@ -172,7 +172,9 @@ void TuneIt(const Options& options, const Invocation& invocation) {
     folder->Write("tune.csv", TuneCsv(tuning, tune));
     folder->Write("scenario.json", FileText(ResolvedScenario(scenario)));
     folder->Write("best.json", ScenarioText(tuning.best, options.out));
-    folder->Commit(ManifestJson(ProvenanceOf(options, invocation), scenario, tuning.facts, {}));
+    const Json manifest = ManifestJson(ProvenanceOf(options, invocation), scenario, tuning.facts, {});
+    AddReport(options.report, *folder, options.out, manifest);
+    folder->Commit(manifest);
   }
   if (options.json) {
     fmt::print("{}", FileText(TuneJson(tuning, tune)));

@@ -1,0 +1,42 @@
+// A table of a results folder, read whole: the report looks at columns.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace poolsim {
+
+// RFC 4180 with a heading line. Cells point into the text, which is kept.
+class CsvTable {
+ public:
+  // `file` is for messages. Throws InputError for an empty text, and for a row that has not as many cells as the heading.
+  CsvTable(std::string text, std::string file);
+  CsvTable(const CsvTable&) = delete;
+  CsvTable& operator=(const CsvTable&) = delete;
+
+  std::size_t rows() const { return lines_.size(); }
+  const std::vector<std::string_view>& names() const { return names_; }
+  // These throw InputError: the column is absent (with the names there are), or a cell is not a finite number, not a whole number
+  // from 0 to `most`.
+  std::vector<std::string_view> Texts(std::string_view column) const;
+  std::vector<double> Numbers(std::string_view column) const;
+  std::vector<std::int64_t> Counts(std::string_view column, std::int64_t most = std::int64_t{1} << 53) const;
+  // "file:line: column: found "text"; expected WHAT".
+  [[noreturn]] void Refuse(std::size_t row, std::string_view column, std::string_view expected) const;
+
+ private:
+  std::size_t Find(std::string_view column) const;
+  std::string_view Cell(std::size_t row, std::size_t column) const { return cells_[row * names_.size() + column]; }
+
+  std::string text_;
+  std::string file_;
+  std::deque<std::string> unquoted_;
+  std::vector<std::string_view> names_;
+  std::vector<std::string_view> cells_;  // row by row
+  std::vector<std::size_t> lines_;       // where each row begins
+};
+
+}  // namespace poolsim

@@ -1,0 +1,215 @@
+"use strict";
+// The fleet over time: what GPUs did, as areas, and as a heat map of GPUs x time painted cell by cell.
+
+// From the data's bytes to what is painted and asked for.
+function readFleet(fleet) {
+  const states = bytesOf(fleet.states);
+  const rows = fleet.rows.gpus.length;
+  const below = [0]; // GPUs below each row's edge
+  for (const gpus of fleet.rows.gpus) below.push(below[below.length - 1] + gpus);
+  const busyOf = new Float64Array(fleet.models.length);
+  for (let cell = 0; cell < fleet.cell_model.length; ++cell) {
+    const model = fleet.cell_model[cell];
+    if (model < 0) continue;
+    const at = 4 * cell;
+    busyOf[model] += (states[at] + states[at + 1] + states[at + 2] + states[at + 3]) * fleet.rows.gpus[Math.floor(cell / fleet.windows)];
+  }
+  const rank = new Int32Array(fleet.models.length);
+  [...busyOf.keys()].sort((a, b) => busyOf[b] - busyOf[a]).forEach((model, place) => { rank[model] = place; });
+  return { ...fleet, states, below, rowCount: rows, gpus: below[rows], rank };
+}
+
+const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+const mixed = (a, b, share) => a.map((v, i) => Math.round(v + (b[i] - v) * share));
+
+// Three bytes a cell: its commonest state, or its model, the paler the more of the time was idle.
+function fleetColours(fleet, by, t) {
+  const out = new Uint8ClampedArray(3 * fleet.cell_model.length);
+  const idle = rgb(t.state.idle);
+  const state = kStates.map(([key]) => rgb(t.state[key]));
+  const hues = t.palette.slice(0, 7).map(rgb);
+  const toward = rgb(t.name === "dark" ? "#ffffff" : "#000000");
+  const models = Array.from(fleet.rank, (place) => mixed(hues[place % 7], toward, [0, 0.3, 0.5][Math.floor(place / 7) % 3]));
+  for (let cell = 0; cell < fleet.cell_model.length; ++cell) {
+    let busy = 0, most = 0;
+    for (let s = 0; s < 4; ++s) {
+      const share = fleet.states[4 * cell + s];
+      busy += share;
+      if (share > fleet.states[4 * cell + most]) most = s;
+    }
+    const model = fleet.cell_model[cell];
+    let colour = idle;
+    if (busy > 0) {
+      const full = by === "state" ? state[most] : model >= 0 ? models[model] : toward;
+      colour = mixed(idle, full, Math.min(1, 0.12 + 0.88 * busy / 255));
+    }
+    out.set(colour, 3 * cell);
+  }
+  return out;
+}
+
+// The part of the map between the windows [w0, w1) and the GPUs [g0, g1), as a canvas of width x height device pixels.
+function paintFleet(fleet, colours, ground, { w0, w1, g0, g1, width, height, idle }) {
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(width));
+  canvas.height = Math.max(1, Math.round(height));
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(canvas.width, canvas.height);
+  const rowAt = (gpu) => { // the row that holds it
+    let low = 0, high = fleet.rowCount;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (fleet.below[middle] <= gpu) low = middle;
+      else high = middle;
+    }
+    return low;
+  };
+  const windowOf = new Int32Array(canvas.width);
+  for (let x = 0; x < canvas.width; ++x) windowOf[x] = Math.floor(w0 + (x + 0.5) / canvas.width * (w1 - w0));
+  const gap = canvas.height / Math.max(1, g1 - g0) * fleet.gpus / fleet.rowCount >= 9 ? 1 : 0; // rows stand apart where there is room
+  let lastRow = -1;
+  for (let y = 0; y < canvas.height; ++y) {
+    const from = rowAt(g0 + y / canvas.height * (g1 - g0));
+    const to = Math.max(from, rowAt(g0 + (y + 1) / canvas.height * (g1 - g0) - 1e-9));
+    const isGap = gap > 0 && from !== lastRow && lastRow >= 0;
+    lastRow = to;
+    for (let x = 0; x < canvas.width; ++x) {
+      const at = 4 * (y * canvas.width + x), w = windowOf[x];
+      image.data[at + 3] = 255;
+      let r = ground[0], g = ground[1], b = ground[2];
+      if (!isGap && w >= fleet.windows) { // idle windows at the end are not in the data
+        [r, g, b] = idle;
+      } else if (!isGap) {
+        r = g = b = 0;
+        for (let row = from; row <= to; ++row) {
+          const cell = 3 * (row * fleet.windows + w);
+          r += colours[cell];
+          g += colours[cell + 1];
+          b += colours[cell + 2];
+        }
+        const n = to - from + 1;
+        r /= n; g /= n; b /= n;
+      }
+      image.data[at] = r; image.data[at + 1] = g; image.data[at + 2] = b;
+    }
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+function fleetTip(fleet, row, w) {
+  const cell = row * fleet.windows + w;
+  const shares = kStates.map((_, s) => w < fleet.windows ? fleet.states[4 * cell + s] / 255 : 0);
+  const t = theme();
+  const first = fleet.rows.first_instance[row], count = fleet.rows.instances[row];
+  const where = `${fleet.rows.pool[row] ? `${fleet.rows.pool[row]}: ` : ""}${count === 1 ? `instance ${first}` : `instances ${first} to ${first + count - 1}`}`;
+  const span = fleet.windows * fleet.window_s;
+  const model = w < fleet.windows ? fleet.cell_model[cell] : -1;
+  const rows = kStates.map(([key, name], s) => [t.state[key], name, `${format.percent(shares[s])} %`]);
+  rows.push([t.state.idle, "idle", `${format.percent(Math.max(0, Math.round(100 * (1 - sum(shares))) / 100))} %`]);
+  if (model >= 0) rows.push([null, "most for", fleet.models[model]]);
+  return tip(`${where}, ${format.clock(w * fleet.window_s, span)} to ${format.clock((w + 1) * fleet.window_s, span)}`, rows);
+}
+
+let fleetBy = "state"; // or "model"
+
+// Areas above, heat map below, for one run. Either may be missing.
+function addFleetChart(parent, run, span_s) {
+  const fleet = run.fleet ? run.fleetRead || (run.fleetRead = readFleet(run.fleet)) : null;
+  const windows = run.windows;
+  const top = windows ? 84 : 0;
+  const mapHeight = fleet ? Math.max(140, Math.min(360, fleet.rowCount * 18)) : 0;
+  const mapTop = 8 + top + (top ? 16 : 0);
+  let colours = null, coloursFor = "";
+  let mouse = [0, 0];
+  const u = run.summary.utilisation;
+  const title = `${run.label}: ${format.percent(u.busy)} % busy, ${format.percent(u.decode)} % decoding, ${format.percent(u.switch)} % switching`;
+  addChart(parent, {
+    id: `fleet-${run.number}`, title, time: true, wide: true,
+    sub: [windows ? "above: share of GPU time" : null, fleet ? `below: ${format.plural(fleet.gpus, "GPU")} over time${fleet.rowCount < run.summary.instances ? ", neighbours together" : ""}` : null].filter(Boolean).join("; "),
+    height: mapTop + mapHeight + (fleet ? 64 : 56),
+    option: (t) => {
+      const grid = [], xAxis = [], yAxis = [], series = [];
+      if (windows) {
+        grid.push({ left: 64, right: 20, top: 8, height: top, tooltip: { trigger: "axis" } });
+        xAxis.push(timeAxis(t, span_s, { gridIndex: 0, name: fleet ? "" : "time since the start", axisLabel: { show: !fleet }, axisTick: { show: !fleet } }));
+        yAxis.push(percentAxis(t, "", { gridIndex: 0, splitNumber: 2, max: 1, interval: 0.5 }));
+        // A window as stacked rectangles: [start, end, height of each state].
+        series.push({
+          id: "areas", name: "share of GPU time", type: "custom", xAxisIndex: 0, yAxisIndex: 0, clip: true, encode: { x: [0, 1] },
+          dimensions: ["start", "end", ...kStates.map(([key]) => key)],
+          data: windows.start_s.map((s, i) => [s * 1000, (s + windows.length_s[i]) * 1000, ...kStates.map(([key]) => windows[`${key}_fraction`][i])]),
+          renderItem: (params, api) => {
+            let height = 0;
+            const x = api.coord([api.value(0), 0])[0], end = api.coord([api.value(1), 0])[0];
+            return { type: "group", children: kStates.map(([key], s) => {
+              const bottom = api.coord([0, height])[1], upper = api.coord([0, height += api.value(2 + s)])[1];
+              return { type: "rect", shape: { x, y: upper, width: end - x + 0.4, height: bottom - upper }, style: { fill: t.state[key] } };
+            }) };
+          },
+        });
+      }
+      const zooms = timeZooms(t, windows && fleet ? [0, 1] : [0]);
+      if (fleet) {
+        const i = grid.length;
+        grid.push({ left: 64, right: 34, top: mapTop, height: mapHeight, tooltip: { trigger: "item" } });
+        if (windows) grid[0].right = 34;
+        xAxis.push(timeAxis(t, span_s, { gridIndex: i, splitLine: { show: false }, nameGap: 24 }));
+        yAxis.push(axis(t, { gridIndex: i, type: "value", inverse: true, min: 0, max: fleet.gpus, name: "GPUs", nameGap: 46, splitLine: { show: false },
+                             minInterval: 1, axisLabel: { showMaxLabel: false, formatter: (v) => format.number(Math.round(v)) } }));
+        const key = `${fleetBy} ${t.name}`;
+        if (coloursFor !== key) [colours, coloursFor] = [fleetColours(fleet, fleetBy, t), key];
+        const ground = rgb(t.card);
+        series.push({
+          id: "map", name: "fleet", type: "custom", xAxisIndex: i, yAxisIndex: i, clip: true, encode: { x: [0, 1], y: [2, 3] },
+          data: [[0, span_s * 1000, 0, fleet.gpus]],
+          renderItem: (params, api) => {
+            const area = params.coordSys;
+            const [left, upper] = api.coord([0, 0]);
+            const [right, lower] = api.coord([run.end_s * 1000, fleet.gpus]);
+            const x0 = Math.max(area.x, left), x1 = Math.min(area.x + area.width, right);
+            const y0 = Math.max(area.y, upper), y1 = Math.min(area.y + area.height, lower);
+            if (x1 <= x0 || y1 <= y0) return { type: "group" };
+            const ratio = window.devicePixelRatio || 1;
+            const window_at = (x) => (x - left) / (right - left) * run.end_s / fleet.window_s;
+            const gpu_at = (y) => (y - upper) / (lower - upper) * fleet.gpus;
+            const image = paintFleet(fleet, colours, ground, { w0: window_at(x0), w1: window_at(x1), g0: gpu_at(y0), g1: gpu_at(y1),
+                                                               width: (x1 - x0) * ratio, height: (y1 - y0) * ratio, idle: rgb(t.state.idle) });
+            const children = [{ type: "image", style: { image, x: x0, y: y0, width: x1 - x0, height: y1 - y0 } }];
+            for (let row = 1; row < fleet.rowCount; ++row) { // pools apart
+              if (fleet.rows.pool[row] === fleet.rows.pool[row - 1]) continue;
+              const y = api.coord([0, fleet.below[row]])[1];
+              if (y > y0 && y < y1) children.push({ type: "line", shape: { x1: x0, x2: x1, y1: y, y2: y }, style: { stroke: t.text, lineWidth: 1.5 }, silent: true });
+            }
+            return { type: "group", children };
+          },
+          tooltip: { trigger: "item", formatter: () => {
+            const at = chartOf().convertFromPixel({ gridIndex: i }, mouse);
+            const w = Math.max(0, Math.floor(at[0] / 1000 / fleet.window_s));
+            let row = fleet.below.findIndex((gpus) => gpus > at[1]) - 1;
+            if (row < 0) row = fleet.rowCount - 1;
+            return fleetTip(fleet, row, w);
+          } },
+        });
+        const rows = { yAxisIndex: i, filterMode: "none" };
+        zooms.push({ id: "rows-slider", type: "slider", orient: "vertical", width: 12, right: 6, top: mapTop, height: mapHeight, brushSelect: false,
+                     showDetail: false, showDataShadow: false, borderColor: "transparent", backgroundColor: t.state.idle, fillerColor: zooms[1].fillerColor,
+                     handleStyle: zooms[1].handleStyle, moveHandleSize: 0, ...rows },
+                   { id: "rows-inside", type: "inside", zoomOnMouseWheel: "alt", moveOnMouseMove: "ctrl", moveOnMouseWheel: false, preventDefaultMouseMove: false, ...rows });
+      }
+      return { grid, xAxis, yAxis, series, dataZoom: zooms, legend: null,
+               tooltip: { trigger: "item", axisPointer: { type: "line", lineStyle: { color: t.faint } },
+                          formatter: (params) => {
+                            const area = (Array.isArray(params) ? params : [params]).find((p) => p.seriesId === "areas");
+                            if (area === undefined) return "";
+                            return tip(`${format.clock(area.value[0] / 1000, span_s)} to ${format.clock(area.value[1] / 1000, span_s)}`,
+                                       kStates.map(([key, name], s) => [t.state[key], name, `${format.percent(area.value[2 + s])} %`]));
+                          } } };
+    },
+    ready: (chart) => {
+      chart.instance.getZr().on("mousemove", (event) => { mouse = [event.offsetX, event.offsetY]; });
+    },
+  });
+  const mine = charts[charts.length - 1];
+  const chartOf = () => mine.instance;
+}
