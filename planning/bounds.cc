@@ -52,9 +52,7 @@ std::vector<Load> Loads(const PreparedPool& pool, std::span<const RequestSpec> r
   return loads;
 }
 
-bool OwnInstances(const PreparedPool& pool) {
-  return Registry<PolicyEntry>::Get().Find(pool.setup.policy_name)->owns_fleet;
-}
+bool OwnInstances(const PreparedPool& pool) { return Registry<PolicyEntry>::Get().Find(pool.setup.policy_name)->owns_fleet; }
 
 const Shape& InstanceShape(const PreparedPool& pool, ModelId m) {
   const std::optional<Shape>& own = pool.models[static_cast<std::size_t>(m)].shape;
@@ -77,9 +75,7 @@ void ForCells(std::int64_t most, const Visit& visit) {
 }
 
 // The least of value / n over n in [low, high], where no value is below `value`.
-double Rate(double value, std::int64_t low, std::int64_t high) {
-  return value / static_cast<double>(value >= 0 ? high : low);
-}
+double Rate(double value, std::int64_t low, std::int64_t high) { return value / static_cast<double>(value >= 0 ? high : low); }
 
 // beta and delta of LeastWork, in ps.
 struct PrefillRate {
@@ -104,7 +100,8 @@ PrefillRate LeastPrefill(const PreparedPool& pool, ModelId m, std::int64_t longe
   least.per_pair = *std::min_element(slopes.begin(), slopes.end());
   // A fitted line may fall with longer prompts. It does so only as far as prompts go: beyond, it is at its floor.
   if (least.per_pair <= 0 && longest > 1) {
-    least.per_pair = (price(1, most, longest * longest) - price(1, most, longest)) / static_cast<double>(longest * longest - longest);
+    least.per_pair =
+        (price(1, most, longest * longest) - price(1, most, longest)) / static_cast<double>(longest * longest - longest);
   }
   // (price - per_pair x pairs) at its least: a host that sets the pace with few pairs gives way to the GPU with many.
   const auto rest = [&](std::int64_t sequences, std::int64_t tokens) {
@@ -447,27 +444,32 @@ std::string WhyOutOfReach(const Reach& reach, const PreparedPool& pool, double A
   const double best = model == kNone ? reach.best.*kind : reach.models[static_cast<std::size_t>(model)].best.*kind;
   // Of all together: the model that loses most.
   std::size_t worst = model == kNone ? 0 : static_cast<std::size_t>(model);
-  const auto loss = [&](std::size_t m) { return static_cast<double>(reach.models[m].requests) * (1 - reach.models[m].best.*kind); };
+  const auto loss = [&](std::size_t m) {
+    return static_cast<double>(reach.models[m].requests) * (1 - reach.models[m].best.*kind);
+  };
   for (std::size_t m = 0; model == kNone && m < reach.models.size(); ++m) {
     if (loss(m) > loss(worst)) worst = m;
   }
   const Reach::Model& w = reach.models[worst];
   std::vector<std::string> reasons;
   if (w.late_prefill > 0) {
-    reasons.push_back(fmt::format("in {} of its requests the prefill alone ({} on average, for {:.0f} tokens) takes longer than the "
-                                  "TTFT target of {}",
-                                  Percent(w.late_prefill), Duration(w.prefill_s), w.prompt_tokens, Duration(w.ttft_slo_s)));
+    reasons.push_back(
+        fmt::format("in {} of its requests the prefill alone ({} on average, for {:.0f} tokens) takes longer than the "
+                    "TTFT target of {}",
+                    Percent(w.late_prefill), Duration(w.prefill_s), w.prompt_tokens, Duration(w.ttft_slo_s)));
   }
   if (w.slow_steps > 0) {
-    reasons.push_back(fmt::format("in {} of its requests a decode step alone ({} on average) takes longer than the TBT target of {}",
-                                  Percent(w.slow_steps), Duration(w.step_s), Duration(w.tbt_slo_s)));
+    reasons.push_back(
+        fmt::format("in {} of its requests a decode step alone ({} on average) takes longer than the TBT target of {}",
+                    Percent(w.slow_steps), Duration(w.step_s), Duration(w.tbt_slo_s)));
   }
   if (w.no_memory > 0) reasons.push_back(fmt::format("{} of its requests do not fit into KV memory", Percent(w.no_memory)));
   if (w.given_up > 0) reasons.push_back(fmt::format("in {} of its requests the client gives up", Percent(w.given_up)));
-  return fmt::format("no number of GPUs holds {} attainment {:g}: requests{} that are alone on an idle {} have {:.4g}{}; {}", name,
-                     share, model == kNone ? "" : fmt::format(" of model \"{}\"", pool.models[worst].name), pool.setup.gpu.name,
-                     best, model == kNone ? fmt::format(", above all for model \"{}\" ({:.4g})", pool.models[worst].name, w.best.*kind)
-                                          : std::string(),
+  return fmt::format("no number of GPUs holds {} attainment {:g}: requests{} that are alone on an idle {} have {:.4g}{}; {}",
+                     name, share, model == kNone ? "" : fmt::format(" of model \"{}\"", pool.models[worst].name),
+                     pool.setup.gpu.name, best,
+                     model == kNone ? fmt::format(", above all for model \"{}\" ({:.4g})", pool.models[worst].name, w.best.*kind)
+                                    : std::string(),
                      fmt::join(reasons, "; "));
 }
 

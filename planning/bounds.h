@@ -1,4 +1,5 @@
-// What no policy gets around: the GPU time and the memory that requests take at least, and the service that they can have at best.
+// What no policy gets around: the GPU time and the memory that requests take at least, and the service that they can have at
+// best.
 //
 // Requests name models by the numbers of the pool. An instance of a model has the shape that the pool's policy gives it: its own,
 // where the policy brings its GPUs (owns_fleet) and a rule of the scenario asks for one, else the pool's.
@@ -59,11 +60,11 @@ GpuBound FluidBound(const PreparedPool& pool, const LeastWork& work, double seco
 // -------------------------------------------------------------------------------------------------------------- memory
 //
 // KV in flight of a model is, by Little's law, rate x the mean of (context x time) of its requests, where the time is that of a
-// request that is alone: its prefill, with the KV of its prompt, and its decode steps at a batch of one, with the context half-way
-// through. Other requests only make it longer.
+// request that is alone: its prefill, with the KV of its prompt, and its decode steps at a batch of one, with the context
+// half-way through. Other requests only make it longer.
 
-// GPUs that hold every model's weights once and its KV in flight: what policies need that never take weights off a GPU. Of model m
-// (weights + KV in flight) / usable memory of a GPU, over the GPUs of its instance.
+// GPUs that hold every model's weights once and its KV in flight: what policies need that never take weights off a GPU. Of model
+// m (weights + KV in flight) / usable memory of a GPU, over the GPUs of its instance.
 GpuBound ResidentMemoryBound(const PreparedPool& pool, std::span<const RequestSpec> requests, double seconds);
 // GPUs of policies that switch: one instance at least, and for every model the KV in flight, beside its weights alone: while it
 // is on a GPU it leaves (usable memory - weights) for KV. `models` are these; `gpus` is their sum, or that one instance.

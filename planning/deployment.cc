@@ -199,8 +199,7 @@ Fit FitFamily(const DeploymentSpec& spec, const FamilySpec& family, const Variat
     fit.load = near;
     for (int round = 0; round < 2; ++round) {
       sites = SitesFor(spec.gpus, fleet.Gpus(fit.load, 0));
-      fit.load = Root(fit.load, utilisation, 0.005,
-                      [&](double load) { return fleet.Busy(load, 0, sites, spec.fit_s); });
+      fit.load = Root(fit.load, utilisation, 0.005, [&](double load) { return fleet.Busy(load, 0, sites, spec.fit_s); });
     }
     fit.utilisation = fleet.Busy(fit.load, 0, sites, spec.fit_s);
   } else {
@@ -452,8 +451,9 @@ std::string CsvRow(const std::string& family, const std::string& what, const std
   std::string row = fmt::format("{},{},{},{:.5g},{:.4g},{:.6g},{:.4f},", CsvText(family), CsvText(what), CsvText(value), fit.load,
                                 fit.headroom, fit.gpus, fit.utilisation);
   if (!pooled.found) return row + fmt::format(",,,,,,,{}\n", CsvText(pooled.reason));
-  return row + fmt::format("{:.6g},{:.6g},{:.6g},{:.4f},{:.4f},{:.4f},{:.6g},{}\n", pooled.gpus, pooled.low_gpus, pooled.high_gpus,
-                           1 - pooled.gpus / deployed, pooled.busy, pooled.steps, change, CsvText(PoolsText(pooled)));
+  return row + fmt::format("{:.6g},{:.6g},{:.6g},{:.4f},{:.4f},{:.4f},{:.6g},{}\n", pooled.gpus, pooled.low_gpus,
+                           pooled.high_gpus, 1 - pooled.gpus / deployed, pooled.busy, pooled.steps, change,
+                           CsvText(PoolsText(pooled)));
 }
 
 }  // namespace
@@ -481,17 +481,20 @@ std::string DeploymentText(const DeploymentResult& result) {
     for (const Fit::Pool& pool : p.fit.pools) text += fmt::format("; {} {:g} x {}", pool.name, pool.sites, pool.gpus);
     text += "\n";
     for (const auto& [target, f] : {std::pair(result.spec.target, &p.pooled), std::pair(kLoose, &p.loose)}) {
-      text += f->found ? fmt::format("  pooled, service {:g}: {:g} GPUs [{:g}, {:g}], {}; busiest window: attainment {:.4f}, busy "
-                                     "{:.1f} %, steps alone {:.1f} %\n",
-                                     target, f->gpus, f->low_gpus, f->high_gpus, PoolsText(*f), f->attainment, 100 * f->busy,
-                                     100 * f->steps)
-                       : fmt::format("  pooled, service {:g}: {}\n", target, f->reason);
+      text += f->found
+                  ? fmt::format(
+                        "  pooled, service {:g}: {:g} GPUs [{:g}, {:g}], {}; busiest window: attainment {:.4f}, busy "
+                        "{:.1f} %, steps alone {:.1f} %\n",
+                        target, f->gpus, f->low_gpus, f->high_gpus, PoolsText(*f), f->attainment, 100 * f->busy, 100 * f->steps)
+                  : fmt::format("  pooled, service {:g}: {}\n", target, f->reason);
     }
     if (!p.pooled.found) continue;
     text += fmt::format("  over {:.0f} hours: attainment {:.4f}, busy {:.1f} %, steps alone {:.1f} %\n", p.whole.hours,
                         p.whole.attainment, 100 * p.whole.busy, 100 * p.whole.steps);
   }
-  text += "\nEach assumption with another value, one replication: GPUs of the pooled fleet and the change; those of the dedicated one\n";
+  text +=
+      "\nEach assumption with another value, one replication: GPUs of the pooled fleet and the change; those of the dedicated "
+      "one\n";
   for (const Bar& b : result.bars) {
     std::string gpus = "-";
     if (b.pooled.found) {

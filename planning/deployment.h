@@ -11,7 +11,8 @@
 //
 // The pooled fleet is then a prediction: the fewest GPUs of every pool under the policy aegaeon that hold a target in the busiest
 // window (plan.h), times the pool's sites. What each assumption is worth is found by giving it another value, fitting load and
-// sizing anew, and sizing the pooled fleet again. A change has the grain of what can change: an instance in every site of its pool.
+// sizing anew, and sizing the pooled fleet again. A change has the grain of what can change: an instance in every site of its
+// pool.
 #pragma once
 
 #include <optional>
@@ -28,21 +29,21 @@ namespace poolsim {
 
 // One way in which a family may differ from its scenario.
 struct Variation {
-  std::string label;                   // the value, for people
-  std::vector<std::string> set;        // as --set
-  bool refit = true;                   // load and sizing; off where the dedicated fleet does not depend on it
-  std::optional<double> utilisation;   // of the dedicated fleet
-  std::optional<double> headroom;      // kept at this; the load is then fitted to the GPUs alone
-  std::optional<double> target;        // service attainment
-  std::optional<double> prefill_share; // of the pooled instances; not set: searched
-  bool across_sites = false;           // one pool for the requests of all sites
+  std::string label;                    // the value, for people
+  std::vector<std::string> set;         // as --set
+  bool refit = true;                    // load and sizing; off where the dedicated fleet does not depend on it
+  std::optional<double> utilisation;    // of the dedicated fleet
+  std::optional<double> headroom;       // kept at this; the load is then fitted to the GPUs alone
+  std::optional<double> target;         // service attainment
+  std::optional<double> prefill_share;  // of the pooled instances; not set: searched
+  bool across_sites = false;            // one pool for the requests of all sites
   void Describe(Fields& f);
 };
 
 struct AssumptionSpec {
   std::string name;
-  std::string base;  // the value in the scenario
-  std::string why;   // the two others
+  std::string base;               // the value in the scenario
+  std::string why;                // the two others
   std::vector<Variation> values;  // low and high, or one
   void Describe(Fields& f);
 };
@@ -51,17 +52,17 @@ struct FamilySpec {
   std::string name;
   std::string scenario;  // file beside the document
   std::string sizing = "headroom";
-  double window_s = 3600;  // the busiest, in which the target must hold
+  double window_s = 3600;         // the busiest, in which the target must hold
   std::int64_t replications = 3;  // of the predictions; fits and bars have one
   std::vector<AssumptionSpec> assumptions;
   void Describe(Fields& f);
 };
 
 struct DeploymentSpec {
-  double gpus = 1192;         // of the dedicated fleet
+  double gpus = 1192;          // of the dedicated fleet
   double utilisation = 0.236;  // busy, mean over the scenario
-  double target = 0.99;       // service attainment of each pool
-  double fit_s = 86400;       // of the scenario, over which a fit looks at the utilisation
+  double target = 0.99;        // service attainment of each pool
+  double fit_s = 86400;        // of the scenario, over which a fit looks at the utilisation
   std::vector<FamilySpec> families;
   void Describe(Fields& f);
 };

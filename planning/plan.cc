@@ -183,7 +183,8 @@ std::vector<Unit> Units::Of(const Scenario& scenario) const {
       units.push_back(Make(scenario, parts_[p], false));
       continue;
     }
-    for (const std::int32_t m : parts_[p].models) units.push_back(Make(scenario, parts_[pools_ + static_cast<std::size_t>(m)], true));
+    for (const std::int32_t m : parts_[p].models)
+      units.push_back(Make(scenario, parts_[pools_ + static_cast<std::size_t>(m)], true));
   }
   return units;
 }
@@ -195,8 +196,8 @@ Scenario AtAnswer(const Scenario& scenario, const std::vector<SizedUnit>& units)
   Scenario s = scenario;
   for (const SizedUnit& item : units) {
     const Unit& unit = item.unit;
-    const auto pool = std::find_if(s.pools.begin(), s.pools.end(),
-                                   [&name = unit.pool](const PoolConfig& p) { return p.name == name; });
+    const auto pool =
+        std::find_if(s.pools.begin(), s.pools.end(), [&name = unit.pool](const PoolConfig& p) { return p.name == name; });
     PolicyConfig& policy = pool == s.pools.end() ? s.policy : pool->policy;
     FleetConfig& fleet = pool == s.pools.end() ? s.fleet : pool->fleet;
     SetSize(policy, fleet, unit, item.sized.size);
@@ -277,9 +278,9 @@ Sized PolicySearch::Unreachable(SizedUnit& sized) const {
   LeastWork work = LeastWorkOf(pool, requests);
   if (unit.Params().value("batching", "") == "chunked") work.prefill.assign(work.prefill.size(), 0);
   sized.fluid_gpus = FluidBound(pool, work, seconds).gpus;
-  sized.memory_gpus = (unit.policy->keeps_weights ? ResidentMemoryBound(pool, requests, seconds)
-                                                  : SwitchingMemoryBound(pool, requests, seconds))
-                          .gpus;
+  sized.memory_gpus =
+      (unit.policy->keeps_weights ? ResidentMemoryBound(pool, requests, seconds) : SwitchingMemoryBound(pool, requests, seconds))
+          .gpus;
   Sized none;
   if (requests.empty()) return none;
   const Reach reach = BestAttainment(unit.scenario, pool, requests);
@@ -347,8 +348,8 @@ void PolicySearch::Confirm(PolicyPlan& plan, const WorkloadFacts& facts, bool wi
     requests += static_cast<double>(unit.sized.requests);
     seconds += unit.sized.seconds;
   }
-  const double expected_s = static_cast<double>(facts.seen.requests) * options_.replications * seconds / std::max(requests, 1.0) /
-                            options_.threads;
+  const double expected_s =
+      static_cast<double>(facts.seen.requests) * options_.replications * seconds / std::max(requests, 1.0) / options_.threads;
   if (options_.confirm == Confirm::kIfShort && expected_s > options_.confirm_most_s) {
     whole.reason = fmt::format("it would take about {:.0f} minutes", expected_s / 60);
     return;
@@ -387,7 +388,8 @@ void CheckPlanOptions(const PlanOptions& options) {
 
 }  // namespace
 
-std::vector<Tally> RunWhole(const Scenario& scenario, const WorkloadFacts& facts, const PlanOptions& options, const std::string& what) {
+std::vector<Tally> RunWhole(const Scenario& scenario, const WorkloadFacts& facts, const PlanOptions& options,
+                            const std::string& what) {
   std::vector<Tally> tallies;
   for (int r = 0; r < options.replications; ++r) {
     if (options.progress) options.progress(fmt::format("{}: whole workload, replication {}", what, r + 1));

@@ -31,7 +31,7 @@ struct PlanOptions {
   double window_s = 3600;
   double warmup_s = 600;
   Confirm confirm = Confirm::kIfShort;
-  double confirm_most_s = 600;  // kIfShort: not when it would take longer, by the speed of the search
+  double confirm_most_s = 600;                            // kIfShort: not when it would take longer, by the speed of the search
   std::function<void(const std::string& what)> progress;  // what is being done; from any thread
 };
 
@@ -47,9 +47,9 @@ struct SizedUnit {
 // The answer on the whole workload.
 struct Confirmation {
   bool done = false;
-  std::string reason;           // when not done
-  std::vector<Tally> tallies;   // by replication
-  bool holds = false;           // every unit, in the mean
+  std::string reason;          // when not done
+  std::vector<Tally> tallies;  // by replication
+  bool holds = false;          // every unit, in the mean
 };
 
 struct PolicyPlan {
@@ -61,7 +61,7 @@ struct PolicyPlan {
   std::int64_t low_gpus = 0;       // sums over units: wider than the confidence asked for when there are several
   std::int64_t high_gpus = 0;
   bool high_open = false;  // of a unit
-  double fluid_gpus = 0;  // sums over units, as is the next
+  double fluid_gpus = 0;   // sums over units, as is the next
   double memory_gpus = 0;
   std::vector<SizedUnit> units;
   std::vector<Tally> at;     // all units together at what was searched, by replication
@@ -75,7 +75,7 @@ struct PolicyPlan {
 struct Plan {
   bool windowed = false;  // searched in the busiest window, not the whole
   double span_s = 0;      // that was searched
-  WorkloadFacts facts;        // of replication 0
+  WorkloadFacts facts;    // of replication 0
   std::vector<PolicyPlan> policies;
 };
 
@@ -118,7 +118,8 @@ class Units {
 Plan MakePlan(const Scenario& scenario, const std::vector<std::string>& policies, const PlanOptions& options);
 
 // The scenario on its whole workload, in every replication. `what` for the progress.
-std::vector<Tally> RunWhole(const Scenario& scenario, const WorkloadFacts& facts, const PlanOptions& options, const std::string& what);
+std::vector<Tally> RunWhole(const Scenario& scenario, const WorkloadFacts& facts, const PlanOptions& options,
+                            const std::string& what);
 
 // Over replications.
 Estimate AttainmentEstimate(const std::vector<Tally>& tallies, AttainmentKind kind, double confidence);

@@ -157,7 +157,8 @@ const SizedUnit& LargestUnit(const PolicyPlan& plan) {
 Json PlanJson(const Plan& plan, const PlanOptions& options) {
   Json targets = Json::object(), model_targets = Json::object();
   for (const Target& t : options.criteria.targets) targets[kAttainmentNames[static_cast<std::size_t>(t.kind)]] = t.share;
-  for (const Target& t : options.criteria.model_targets) model_targets[kAttainmentNames[static_cast<std::size_t>(t.kind)]] = t.share;
+  for (const Target& t : options.criteria.model_targets)
+    model_targets[kAttainmentNames[static_cast<std::size_t>(t.kind)]] = t.share;
   Json json;
   json["targets"] = targets;
   json["model_targets"] = model_targets;

@@ -23,7 +23,8 @@ void Numbers(Fields& f, const char* name, std::vector<double>& value, const char
   if (!json.is_array()) json = Json::array({json});
   value.clear();
   for (const Json& number : json) {
-    if (!number.is_number()) throw InputError(fmt::format("{}: found {}; expected a number or a list of numbers", name, number.dump()));
+    if (!number.is_number())
+      throw InputError(fmt::format("{}: found {}; expected a number or a list of numbers", name, number.dump()));
     value.push_back(number.get<double>());
   }
 }
@@ -63,7 +64,8 @@ void ClaimSpec::Describe(Fields& f) {
   f.Text("over", over, "ratios: the policy below the line; empty: the same");
   f.Text("column", column, "of the table");
   f.OptReal("at", at, "value of the axis; not set: all");
-  f.OptReal("where_over_below", where_over_below, "only points where the policy below the line has less service attainment", 0, 1);
+  f.OptReal("where_over_below", where_over_below, "only points where the policy below the line has less service attainment", 0,
+            1);
   f.Real("level", level, "load: of the column", 0, 1);
   f.Real("scale", scale, "ours is multiplied by it");
   Numbers(f, "reported", reported, "a number, or the lowest and the highest");
@@ -186,9 +188,7 @@ class Experiment {
  private:
   const ExperimentSpec& Spec() const { return result_.spec; }
   std::string File(const std::string& name) const { return figure_ + "/" + name; }
-  const AxisSpec& AxisOf(std::size_t c) const {
-    return Spec().cases[c].axis.values.empty() ? Spec().axis : Spec().cases[c].axis;
-  }
+  const AxisSpec& AxisOf(std::size_t c) const { return Spec().cases[c].axis.values.empty() ? Spec().axis : Spec().cases[c].axis; }
   const std::vector<std::string>& PoliciesOf(std::size_t c) const {
     return Spec().cases[c].policies.empty() ? Spec().policies : Spec().cases[c].policies;
   }
@@ -210,7 +210,8 @@ class Experiment {
     for (std::size_t i = 0; i < Spec().claims.size(); ++i) {
       const ClaimSpec& claim = Spec().claims[i];
       const std::string at = fmt::format("/claims/{}: ", i);
-      if (claim.reported.empty() || claim.reported.size() > 2) refuse(at + "`reported` is a number, or the lowest and the highest");
+      if (claim.reported.empty() || claim.reported.size() > 2)
+        refuse(at + "`reported` is a number, or the lowest and the highest");
       if (claim.cases.empty()) refuse(at + "`cases` is missing or empty");
       for (const std::string& name : claim.cases) CaseNamed(name);
       ColumnNamed(claim.column);
@@ -239,7 +240,8 @@ class Experiment {
     if (!axis.path.empty()) {
       const auto at = std::find(axis.values.begin(), axis.values.end(), x);
       const bool mapped = !axis.settings.empty() && at != axis.values.end();
-      set.push_back(fmt::format("{}={}", axis.path, mapped ? axis.settings[static_cast<std::size_t>(at - axis.values.begin())] : x));
+      set.push_back(
+          fmt::format("{}={}", axis.path, mapped ? axis.settings[static_cast<std::size_t>(at - axis.values.begin())] : x));
     }
     set.insert(set.end(), more.begin(), more.end());
     set.push_back(fmt::format("policy.name={}", policy));
@@ -251,8 +253,7 @@ class Experiment {
     for (const auto& [name, times] : {std::pair{"switch_s", &ran.switching.latency}, {"kv_sync_s", &ran.switching.kv_sync}}) {
       if (column == name) return ToSeconds(times->Quantile(x));
       const std::string at_most = std::string(name) + "<=";
-      if (column.rfind(at_most, 0) == 0)
-        return times->ShareAtMost(PsFromSeconds(std::stod(column.substr(at_most.size()))));
+      if (column.rfind(at_most, 0) == 0) return times->ShareAtMost(PsFromSeconds(std::stod(column.substr(at_most.size()))));
     }
     if (column == "active_models_expected") {
       const double span = ToSeconds(ran.seen.last_arrival);
@@ -308,9 +309,10 @@ class Experiment {
         const ExperimentRow* upper = result_.Find(c, claim.policy, x);
         const ExperimentRow* lower = ratio ? result_.Find(d, over, x) : upper;
         if (upper == nullptr || lower == nullptr || !upper->infeasible.empty() || !lower->infeasible.empty()) continue;
-        if (claim.where_over_below && EstimateOf(lower->values[ColumnNamed("attainment.service")]).mean >= *claim.where_over_below) continue;
-        add(upper->values[column], lower->values[column], fmt::format("{}, {} {}", name, x, AxisOf(c).name),
-            {});
+        if (claim.where_over_below &&
+            EstimateOf(lower->values[ColumnNamed("attainment.service")]).mean >= *claim.where_over_below)
+          continue;
+        add(upper->values[column], lower->values[column], fmt::format("{}, {} {}", name, x, AxisOf(c).name), {});
       }
     }
     return all;
@@ -349,7 +351,8 @@ class Experiment {
       claim.ours = {limit, limit, limit};
       std::string list;
       for (const double v : spec.against_values) {
-        list += fmt::format("{}{}: {}", list.empty() ? "" : ", ", v, Limit(c, spec.policy, {fmt::format("{}={}", spec.against, v)}));
+        list +=
+            fmt::format("{}{}: {}", list.empty() ? "" : ", ", v, Limit(c, spec.policy, {fmt::format("{}={}", spec.against, v)}));
       }
       if (!list.empty()) say(fmt::format("by {}: {}", spec.against.substr(spec.against.rfind('.') + 1), list));
       return claim;
@@ -421,7 +424,8 @@ std::vector<Claim> GoodputClaims(const std::vector<ExperimentResult>& results) {
       const auto smaller = [](const Ratio& a, const Ratio& b) { return a.estimate.mean < b.estimate.mean; };
       const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end(), smaller);
       if (least == ratios.end()) return;
-      claims.push_back({"11-13", fmt::format("aegaeon over {}, {}: smallest", over, what), 1.5, 9, least->estimate, least->where});
+      claims.push_back(
+          {"11-13", fmt::format("aegaeon over {}, {}: smallest", over, what), 1.5, 9, least->estimate, least->where});
       claims.push_back({"11-13", fmt::format("aegaeon over {}, {}: largest", over, what), 1.5, 9, most->estimate, most->where});
     };
     add(loads, "load at 90 %");

@@ -52,15 +52,15 @@ struct ClaimSpec {
   std::string over_case;           // ratios: the case of `over`; empty: the same
   std::string pick = "largest";    // largest | smallest: of the cases, and of the axis' values where `at` is not given
   std::string policy = "aegaeon";
-  std::string over;     // ratios: empty: the same policy
+  std::string over;  // ratios: empty: the same policy
   std::string column = "attainment.service";
-  std::optional<double> at;              // value of the axis
+  std::optional<double> at;                // value of the axis
   std::optional<double> where_over_below;  // only points where `over` has less service attainment than this
   double level = 0.9;
-  double scale = 1;          // ours is multiplied by it
+  double scale = 1;              // ours is multiplied by it
   std::vector<double> reported;  // a number, or lowest and highest
   std::string note;
-  std::string against;                 // limit: a setting, whose values' limits the note lists
+  std::string against;  // limit: a setting, whose values' limits the note lists
   std::vector<double> against_values;
   void Describe(Fields& f);
 };
@@ -107,9 +107,9 @@ struct ExperimentResult {
 // and path.
 ExperimentResult RunExperiment(const std::string& figure, const FileReader& read, Team& team);
 
-// Aegaeon over ServerlessLLM and over MuxServe in goodput, over the cases that count, against 1.5 to 9: the load that each holds at
-// 90 % service attainment, smallest and largest ratio of all cases; and tokens in time at the same load, over all points that both
-// can place.
+// Aegaeon over ServerlessLLM and over MuxServe in goodput, over the cases that count, against 1.5 to 9: the load that each holds
+// at 90 % service attainment, smallest and largest ratio of all cases; and tokens in time at the same load, over all points that
+// both can place.
 std::vector<Claim> GoodputClaims(const std::vector<ExperimentResult>& results);
 
 // A row per case, policy and value; per column the mean over seeds and its 95 % confidence interval. Cells of an infeasible row

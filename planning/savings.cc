@@ -100,9 +100,9 @@ Choice Choose(const SizedUnit& pool, const std::map<std::string, const SizedUnit
   const auto try_all = [&](std::vector<std::int64_t> sizes) {
     std::sort(sizes.begin(), sizes.end());
     sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
-    sizes.erase(std::remove_if(sizes.begin(), sizes.end(),
-                               [&](std::int64_t k) { return k < 0 || k > models || tried.count(k) > 0; }),
-                sizes.end());
+    sizes.erase(
+        std::remove_if(sizes.begin(), sizes.end(), [&](std::int64_t k) { return k < 0 || k > models || tried.count(k) > 0; }),
+        sizes.end());
     std::vector<Cut> cuts(sizes.size());
     team.Run(sizes.size(), [&](std::size_t i, int) {
       if (options.progress) options.progress(fmt::format("{}: {} of {} models shared", pool.unit.pool, sizes[i], models));
@@ -123,7 +123,8 @@ Choice Choose(const SizedUnit& pool, const std::map<std::string, const SizedUnit
 
   Choice choice;
   choice.pool = pool.unit.pool;
-  for (const std::int32_t m : cutter.order()) choice.order.push_back(pool.unit.facts.names.models()[static_cast<std::size_t>(m)].name);
+  for (const std::int32_t m : cutter.order())
+    choice.order.push_back(pool.unit.facts.names.models()[static_cast<std::size_t>(m)].name);
   std::vector<Cut> ranked;
   for (const auto& [k, cut] : tried) ranked.push_back(cut);
   choice.tried = ranked;
@@ -186,8 +187,8 @@ Scenario ChosenScenario(const PolicyPlan& dedicated, const PolicyPlan& pooled, c
   s.pools.clear();
   for (const Choice& choice : choices) {
     const auto pool = std::find_if(before.begin(), before.end(), [&](const PoolConfig& p) { return p.name == choice.pool; });
-    const auto unit = std::find_if(pooled.units.begin(), pooled.units.end(),
-                                   [&](const SizedUnit& u) { return u.unit.pool == choice.pool; });
+    const auto unit =
+        std::find_if(pooled.units.begin(), pooled.units.end(), [&](const SizedUnit& u) { return u.unit.pool == choice.pool; });
     const auto cut = choice.order.begin() + static_cast<std::ptrdiff_t>(choice.best.pooled_models);
     PoolConfig shared = *pool;
     shared.name += "-shared";

@@ -32,7 +32,7 @@ std::vector<ModelSaving> SavingsByModel(const PolicyPlan& dedicated, const Polic
 // A cut of a pool: so many of its models share, the others keep instances of their own.
 struct Cut {
   std::int64_t pooled_models = 0;
-  Size shared;                      // instances 0: nothing is shared
+  Size shared;  // instances 0: nothing is shared
   std::int64_t pool_gpus = 0;
   std::int64_t dedicated_gpus = 0;
   bool found = true;  // a pool that holds the target

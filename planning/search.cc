@@ -69,7 +69,8 @@ Binding BindingOf(const Unit& unit, const Criteria& criteria, const Sized& sized
     if (rule.kv_capacity_tokens) *rule.kv_capacity_tokens *= 2;
   }
   add("KV", "twice the GPU memory", s);
-  const auto most = std::max_element(relaxed.begin(), relaxed.end(), [](const Relaxed& a, const Relaxed& b) { return a.gain < b.gain; });
+  const auto most =
+      std::max_element(relaxed.begin(), relaxed.end(), [](const Relaxed& a, const Relaxed& b) { return a.gain < b.gain; });
   const auto shown = [](double gain) { return fmt::format("{:+.1f} points", 100 * gain); };
   if (most->gain <= 0) {
     return {"GPU time", "neither a target nor memory, doubled, helps the next size below"};
@@ -84,7 +85,8 @@ Binding BindingOf(const Unit& unit, const Criteria& criteria, const Sized& sized
 Search::Search(const Unit& unit, const Criteria& criteria, int threads, Runner run)
     : unit_(unit),
       criteria_(criteria),
-      run_(run ? std::move(run) : [&unit](const Size& size, int replication, double give_up) { return unit.Run(size, replication, give_up); }),
+      run_(run ? std::move(run)
+               : [&unit](const Size& size, int replication, double give_up) { return unit.Run(size, replication, give_up); }),
       team_(threads),
       least_(std::max<std::int64_t>(unit.least, unit.splits() ? 2 : 1)),
       most_(unit.MostInstances(criteria.max_gpus)) {
@@ -233,7 +235,8 @@ void Search::LookAround(Sized& sized) {
   }
   const std::int64_t answer = sized.size.instances;
   std::vector<std::int64_t> above = {answer + 1, answer + 2, answer + 3};
-  for (const double factor : {1.1, 1.25, 1.5, 2.0}) above.push_back(static_cast<std::int64_t>(static_cast<double>(answer) * factor));
+  for (const double factor : {1.1, 1.25, 1.5, 2.0})
+    above.push_back(static_cast<std::int64_t>(static_cast<double>(answer) * factor));
   for (const std::int64_t n : above) {
     if (n > answer && n <= most_ && !Holds(n, 1)) Holds(n, replications());
   }

@@ -25,10 +25,10 @@
 namespace poolsim {
 
 struct Criteria {
-  std::vector<Target> targets = {{}};   // of the unit's requests together
-  std::vector<Target> model_targets;    // of those of each model
-  double confidence = 0.95;             // of intervals
-  std::int64_t max_gpus = 30'000;       // of a unit
+  std::vector<Target> targets = {{}};  // of the unit's requests together
+  std::vector<Target> model_targets;   // of those of each model
+  double confidence = 0.95;            // of intervals
+  std::int64_t max_gpus = 30'000;      // of a unit
 };
 
 // The target, or the memory, whose relaxing gains most just below an answer.
@@ -46,7 +46,7 @@ struct Sized {
   std::int64_t low_gpus = 0;
   std::int64_t high_gpus = 0;
   bool high_open = false;  // not even at the most that the unit may take, which `high_gpus` then is
-  std::vector<Tally> at;  // by replication
+  std::vector<Tally> at;   // by replication
   // The next size below, at its best split; instances 0: there is none.
   Size below_size;
   std::int64_t below_gpus = 0;

@@ -27,7 +27,8 @@ constexpr double kNearAttainment = 0.99;  // of the best
 std::optional<double> NumberOf(const std::string& text) {
   double value = 0;
   const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || read.ec != std::errc() || read.ptr != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  if (text.empty() || read.ec != std::errc() || read.ptr != text.data() + text.size() || !std::isfinite(value))
+    return std::nullopt;
   return value;
 }
 
@@ -93,7 +94,10 @@ class Beginning final : public RequestSource {
 class Tuner {
  public:
   Tuner(const Scenario& scenario, const TuneOptions& options)
-      : scenario_(scenario), options_(options), policy_(*Registry<PolicyEntry>::Get().Find(options.policy)), team_(options.plan.threads) {}
+      : scenario_(scenario),
+        options_(options),
+        policy_(*Registry<PolicyEntry>::Get().Find(options.policy)),
+        team_(options.plan.threads) {}
 
   Tuning All();
 
@@ -148,7 +152,8 @@ std::vector<Json> Tuner::OwnValues() const {
     for (const TunedParam& param : options_.params) values.push_back(resolved[param.name]);
     return values;
   }
-  throw InputError(fmt::format("{}: no pool is under policy {}, whose parameters are to be tuned", scenario_.file, options_.policy));
+  throw InputError(
+      fmt::format("{}: no pool is under policy {}, whose parameters are to be tuned", scenario_.file, options_.policy));
 }
 
 std::vector<TunePoint> Tuner::Grid() const {
@@ -285,9 +290,8 @@ void Tuner::Intervals(TunePoint& point) {
   if (!counts_gpus() || !point.found || options_.plan.replications < 2) return;
   const std::vector<Unit> units = UnitsOf(point, options_.plan.replications);
   std::vector<Sized> sized(units.size());
-  team_.Run(units.size(), [&](std::size_t u, int) {
-    sized[u] = Search(units[u], options_.plan.criteria, 1).Find(units[u].guess_gpus);
-  });
+  team_.Run(units.size(),
+            [&](std::size_t u, int) { sized[u] = Search(units[u], options_.plan.criteria, 1).Find(units[u].guess_gpus); });
   point.low_gpus = point.high_gpus = 0;
   for (const Sized& s : sized) {
     point.low_gpus += s.low_gpus;
@@ -314,8 +318,9 @@ Flatness Tuner::FlatnessOf(std::size_t param, const Tuning& tuning) const {
     Flatness::Value at{value, 0, false};
     while (tuning.points[at.best].values[param] != value) ++at.best;
     const TunePoint& point = tuning.points[at.best];
-    at.within = point.found && point.effort == best.effort &&
-                (counts_gpus() ? point.gpus <= best.gpus + tuning.group_gpus : point.mean.mean >= kNearAttainment * best.mean.mean);
+    at.within =
+        point.found && point.effort == best.effort &&
+        (counts_gpus() ? point.gpus <= best.gpus + tuning.group_gpus : point.mean.mean >= kNearAttainment * best.mean.mean);
     if (at.best == 0) of_best = flat.values.size();
     flat.values.push_back(std::move(at));
   }
@@ -335,9 +340,10 @@ Tuning Tuner::All() {
     if (!counts_gpus()) break;
     for (const char* own : {policy_.prefill_param, policy_.instances_param}) {
       if (own == nullptr || param.name != own) continue;
-      throw InputError(fmt::format("--param {}: the search for the fewest GPUs sets it itself; expected other parameters, or "
-                                   "--objective attainment",
-                                   param.name));
+      throw InputError(
+          fmt::format("--param {}: the search for the fewest GPUs sets it itself; expected other parameters, or "
+                      "--objective attainment",
+                      param.name));
     }
   }
   // Combinations that a policy refuses are found out before anything is simulated.
@@ -365,7 +371,8 @@ Tuning Tuner::All() {
 
   // Efforts of the rounds, the last one first.
   std::vector<double> efforts = {1};
-  for (std::size_t left = tuning.points.size(); options_.method == TuneMethod::kHalving && left > kKept && efforts.size() < kMostRounds;
+  for (std::size_t left = tuning.points.size();
+       options_.method == TuneMethod::kHalving && left > kKept && efforts.size() < kMostRounds;
        left = (left + kKept - 1) / kKept) {
     double effort = efforts.back() / kKept;
     if (counts_gpus()) effort = std::floor(effort * options_.plan.replications) / options_.plan.replications;
@@ -447,7 +454,8 @@ TunedParam ParseTunedParam(const std::string& text, const PolicyEntry& policy, i
   const std::size_t dots = list.find("..");
   if (dots != std::string::npos) {
     if (!whole && !Declares(property, "number")) {
-      throw InputError(fmt::format("{}: found the range {}; {} is no number: expected a list of values", where, list, param.name));
+      throw InputError(
+          fmt::format("{}: found the range {}; {} is no number: expected a list of values", where, list, param.name));
     }
     const std::optional<double> low = NumberOf(list.substr(0, dots)), high = NumberOf(list.substr(dots + 2));
     if (!low || !high || *low > *high) {
@@ -465,7 +473,8 @@ TunedParam ParseTunedParam(const std::string& text, const PolicyEntry& policy, i
       if (item.empty()) throw InputError(fmt::format("{}: found \"{}\"; a value is empty", where, list));
       const Json parsed = Json::parse(item, nullptr, false);
       Json value = parsed.is_discarded() || parsed.is_structured() ? Json(item) : parsed;
-      if (whole && value.is_number_float() && value.get<double>() == std::floor(value.get<double>())) value = value.get<std::int64_t>();
+      if (whole && value.is_number_float() && value.get<double>() == std::floor(value.get<double>()))
+        value = value.get<std::int64_t>();
       if (std::find(param.values.begin(), param.values.end(), value) != param.values.end()) {
         throw InputError(fmt::format("{}: {} is named twice", where, item));
       }
@@ -533,8 +542,9 @@ Json TuneJson(const Tuning& tuning, const TuneOptions& options) {
 std::string TuneCsv(const Tuning& tuning, const TuneOptions& options) {
   std::string out = "rank";
   for (const TunedParam& param : options.params) out += "," + CsvCell(param.name);
-  out += ",effort,status,gpus,attainment_mean,attainment_ci_low,attainment_ci_high,behind_best_mean,behind_best_ci_low,"
-         "behind_best_ci_high\n";
+  out +=
+      ",effort,status,gpus,attainment_mean,attainment_ci_low,attainment_ci_high,behind_best_mean,behind_best_ci_low,"
+      "behind_best_ci_high\n";
   for (std::size_t i = 0; i < tuning.points.size(); ++i) {
     const TunePoint& point = tuning.points[i];
     out += fmt::format("{}", i + 1);

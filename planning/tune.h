@@ -1,5 +1,5 @@
-// Parameters of a policy, tried in every combination: which serve best on the scenario's GPUs, or need the fewest, and how much that
-// matters.
+// Parameters of a policy, tried in every combination: which serve best on the scenario's GPUs, or need the fewest, and how much
+// that matters.
 //
 // All points see the same requests and the same seeds (common random numbers), so that they differ by what they are, not by luck.
 #pragma once
@@ -52,7 +52,8 @@ struct TunePoint {
   bool found = true;         // else the policy cannot place its models, or no number of GPUs that was tried holds
   std::string reason;        // when not found
   std::int64_t gpus = 0;
-  // kGpus, of the best and the first point alone: sizes at which the interval of the mean attainment touches a target; else `gpus`.
+  // kGpus, of the best and the first point alone: sizes at which the interval of the mean attainment touches a target; else
+  // `gpus`.
   std::int64_t low_gpus = 0;
   std::int64_t high_gpus = 0;
   std::vector<double> attainment;  // at these GPUs, by replication
@@ -91,12 +92,12 @@ struct Tuning {
   std::int64_t group_gpus = 1;  // GPUs of the largest instance
   bool windowed = false;        // kGpus: searched in the busiest window, of span_s, not the whole
   double span_s = 0;
-  Scenario best;                // the scenario with the best point's parameters
+  Scenario best;  // the scenario with the best point's parameters
   WorkloadFacts facts;
 };
 
-// Throws InputError, also when there are more than 10,000 points, no point is found, or a parameter is one that the search for the
-// fewest GPUs sets itself.
+// Throws InputError, also when there are more than 10,000 points, no point is found, or a parameter is one that the search for
+// the fewest GPUs sets itself.
 Tuning Tune(const Scenario& scenario, const TuneOptions& options);
 
 Json TuneJson(const Tuning& tuning, const TuneOptions& options);

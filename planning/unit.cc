@@ -34,8 +34,7 @@ Target ParseTarget(const std::string& text, const std::string& place) {
   const char* const end = text.data() + text.size();
   const auto read = std::from_chars(begin, end, target.share);
   if (equals == std::string::npos || read.ec != std::errc() || read.ptr != end || !(target.share > 0 && target.share <= 1)) {
-    throw InputError(
-        fmt::format("{}: found \"{}\"; expected a share above 0 and at most 1, as in {}=0.9", place, text, name));
+    throw InputError(fmt::format("{}: found \"{}\"; expected a share above 0 and at most 1, as in {}=0.9", place, text, name));
   }
   return target;
 }
@@ -63,8 +62,8 @@ Tally TallyOf(const Scenario& s, double span_s, const RunResult& result) {
   t.tokens_on_time = m.on_time_tokens;
   t.tokens_wanted = m.wanted_tokens;
   t.requests_on_time = m.on_time_requests;
-  // Books of the span in which requests arrive: what comes before is warm-up, after it the fleet drains. Whole windows of the run,
-  // so that they stand for the span; a run that is shorter than a window, or ends before the span does, is taken as it is.
+  // Books of the span in which requests arrive: what comes before is warm-up, after it the fleet drains. Whole windows of the
+  // run, so that they stand for the span; a run that is shorter than a window, or ends before the span does, is taken as it is.
   const double window_s = s.metrics.window_s;
   const auto windows = static_cast<std::size_t>((s.metrics.warmup_s + span_s) / window_s);
   const auto first = std::min(windows, static_cast<std::size_t>(s.metrics.warmup_s / window_s + 0.999999));
@@ -86,8 +85,8 @@ Tally TallyOf(const Scenario& s, double span_s, const RunResult& result) {
   if (t.power_kw) *t.power_kw /= end_hours;
   for (const ModelRow& row : result.models) {
     const ModelMetrics& r = row.metrics;
-    t.models.push_back({row.name, row.pool, r.requests, r.service, r.on_time_tokens, r.wanted_tokens, r.on_time_requests, r.switches,
-                        static_cast<double>(r.busy) * 1e-12});
+    t.models.push_back({row.name, row.pool, r.requests, r.service, r.on_time_tokens, r.wanted_tokens, r.on_time_requests,
+                        r.switches, static_cast<double>(r.busy) * 1e-12});
   }
   return t;
 }

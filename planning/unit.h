@@ -48,12 +48,12 @@ struct Tally {
   std::int64_t tokens_on_time = 0;
   std::int64_t tokens_wanted = 0;
   std::int64_t requests_on_time = 0;
-  std::array<double, kActivities> activity{};         // GPU-seconds while requests arrive
-  double owned = 0;                                   // GPU-seconds while requests arrive
+  std::array<double, kActivities> activity{};  // GPU-seconds while requests arrive
+  double owned = 0;                            // GPU-seconds while requests arrive
   std::int64_t switches = 0;
-  double hours = 0;                                   // in which requests arrive
-  std::optional<double> usd_per_hour = 0;             // not set: no price
-  std::optional<double> power_kw = 0;                 // at most; not set: no figure
+  double hours = 0;                        // in which requests arrive
+  std::optional<double> usd_per_hour = 0;  // not set: no price
+  std::optional<double> power_kw = 0;      // at most; not set: no figure
   struct Model {
     std::string name;
     std::string pool;
@@ -83,8 +83,8 @@ struct Unit {
   std::string pool;
   std::string model;  // of a unit that is one model's own instances, else empty
   const PolicyEntry* policy = nullptr;
-  Scenario scenario;    // of one pool; its seed is that of replication 0
-  WorkloadFacts facts;  // of the unit's models, numbered anew
+  Scenario scenario;                                        // of one pool; its seed is that of replication 0
+  WorkloadFacts facts;                                      // of the unit's models, numbered anew
   std::vector<std::shared_ptr<const RequestSet>> requests;  // by replication
   double span_s = 0;                                        // in which counted requests arrive
   double guess_gpus = 1;                                    // where a search may begin
@@ -102,8 +102,8 @@ struct Unit {
   // GPUs of so many instances: those that nodes strand between them included.
   std::int64_t Gpus(std::int64_t instances) const;
   std::int64_t MostInstances(std::int64_t gpus) const;
-  // One run: replication r has the scenario's seed + r. A policy that cannot place its models is a tally that says so. A run whose
-  // service attainment will be below `give_up` for certain may be given up.
+  // One run: replication r has the scenario's seed + r. A policy that cannot place its models is a tally that says so. A run
+  // whose service attainment will be below `give_up` for certain may be given up.
   Tally Run(const Size& size, int replication, double give_up = 0) const { return Run(scenario, size, replication, give_up); }
   // As another scenario would have it, of the same requests.
   Tally Run(const Scenario& changed, const Size& size, int replication, double give_up = 0) const;
