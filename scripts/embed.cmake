@@ -9,7 +9,7 @@ foreach(file IN LISTS files)
   file(READ "${file}" contents)
   # A literal may be at most 64 KiB by the standard; pieces are joined by the compiler.
   string(LENGTH "${contents}" length)
-  set(pieces "")
+  set(pieces " \"\"")  # of an empty file, all there is
   set(at 0)
   while(at LESS length)
     # A piece ends before a character of ASCII: clang warns of others that are cut in two.
