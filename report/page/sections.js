@@ -210,7 +210,7 @@ function addRunsTable(parent, { runs }) {
 
 // ----------------------------------------------------------------------------------------------------------- service
 
-const lineOf = (run, t, more) => ({ id: `run-${run.number}`, name: run.label, type: "line", symbol: "none", color: colourOf(run, t),
+const lineOf = (run, t, more) => ({ id: `run-${run.number}`, name: run.label, type: "line", symbol: more.data.length > 1 ? "none" : "circle", symbolSize: 8, color: colourOf(run, t),
                                     lineStyle: { width: 2, type: run.colour < 0 ? [6, 4] : "solid" }, emphasis: { focus: "series" }, ...more });
 const legendOf = (runs) => runs.length > 1 ? { data: runs.map((run) => run.label) } : null;
 
@@ -417,7 +417,7 @@ function addWorkload(page) {
         yAxis: axis(t, { type: "value", name: "requests/s", nameGap: 42, min: 0, axisLabel: { formatter: format.short } }),
         tooltip: { trigger: "axis", formatter: (params) => tip(format.clock(params[0].value[0] / 1000, page.span_s), params.map((p) => [p.color, p.seriesName, `${format.number(Number(p.value[1].toPrecision(3)))} /s`])) },
         series: timed.map(({ run: r, name }, i) => ({ id: `arrivals-${i}`, name, type: "line", step: "end", symbol: "none", color: colour(t, i), areaStyle: timed.length === 1 ? { opacity: 0.15 } : undefined, lineStyle: { width: 1.5 },
-                                                      data: r.windows.start_s.map((s, k) => [s * 1000, rateOf(r, k)]) })),
+                                                      data: [...r.windows.start_s.map((s, k) => [s * 1000, rateOf(r, k)]), [r.end_s * 1000, rateOf(r, r.windows.start_s.length - 1)]] })),
       }),
     });
     const active = page.runs.filter((r) => r.windows);
