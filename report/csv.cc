@@ -11,7 +11,7 @@
 
 namespace poolsim {
 
-ResultTable::ResultTable(std::string text, std::string file) : text_(std::move(text)), file_(std::move(file)) {
+ResultsTable::ResultsTable(std::string text, std::string file) : text_(std::move(text)), file_(std::move(file)) {
   const std::string_view all = text_;
   std::size_t at = 0, line = 1;
   std::vector<std::string_view> row;
@@ -55,7 +55,7 @@ ResultTable::ResultTable(std::string text, std::string file) : text_(std::move(t
   if (names_.empty()) throw InputError(fmt::format("{}: it is empty; a heading was expected", file_));
 }
 
-std::size_t ResultTable::Find(std::string_view column) const {
+std::size_t ResultsTable::Find(std::string_view column) const {
   const auto found = std::find(names_.begin(), names_.end(), column);
   if (found == names_.end()) {
     throw InputError(fmt::format("{}:1: no column \"{}\"; found {}", file_, column, fmt::join(names_, ", ")));
@@ -63,19 +63,19 @@ std::size_t ResultTable::Find(std::string_view column) const {
   return static_cast<std::size_t>(found - names_.begin());
 }
 
-void ResultTable::Refuse(std::size_t row, std::string_view column, std::string_view expected) const {
+void ResultsTable::Refuse(std::size_t row, std::string_view column, std::string_view expected) const {
   throw InputError(
       fmt::format("{}:{}: {}: found \"{}\"; expected {}", file_, lines_[row], column, Cell(row, Find(column)), expected));
 }
 
-std::vector<std::string_view> ResultTable::Texts(std::string_view column) const {
+std::vector<std::string_view> ResultsTable::Texts(std::string_view column) const {
   const std::size_t c = Find(column);
   std::vector<std::string_view> texts(rows());
   for (std::size_t r = 0; r < rows(); ++r) texts[r] = Cell(r, c);
   return texts;
 }
 
-std::vector<double> ResultTable::Numbers(std::string_view column) const {
+std::vector<double> ResultsTable::Numbers(std::string_view column) const {
   const std::size_t c = Find(column);
   std::vector<double> numbers(rows());
   for (std::size_t r = 0; r < rows(); ++r) {
@@ -86,7 +86,7 @@ std::vector<double> ResultTable::Numbers(std::string_view column) const {
   return numbers;
 }
 
-std::vector<std::int64_t> ResultTable::Counts(std::string_view column, std::int64_t most) const {
+std::vector<std::int64_t> ResultsTable::Counts(std::string_view column, std::int64_t most) const {
   const std::vector<double> numbers = Numbers(column);
   std::vector<std::int64_t> counts(numbers.size());
   for (std::size_t r = 0; r < numbers.size(); ++r) {

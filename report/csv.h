@@ -10,12 +10,12 @@
 namespace poolsim {
 
 // RFC 4180 with a heading line. Cells point into the text, which is kept.
-class ResultTable {
+class ResultsTable {
  public:
   // `file` is for messages. Throws InputError for an empty text, and for a row that has not as many cells as the heading.
-  ResultTable(std::string text, std::string file);
-  ResultTable(const ResultTable&) = delete;
-  ResultTable& operator=(const ResultTable&) = delete;
+  ResultsTable(std::string text, std::string file);
+  ResultsTable(const ResultsTable&) = delete;
+  ResultsTable& operator=(const ResultsTable&) = delete;
 
   std::size_t rows() const { return lines_.size(); }
   const std::vector<std::string_view>& names() const { return names_; }

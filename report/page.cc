@@ -56,7 +56,7 @@ char ByteOf(double share, double most) { return static_cast<char>(std::lround(st
 
 // --------------------------------------------------------------------------------------------------- tables of a run
 
-Json ModelsJson(const ResultTable& table) {
+Json ModelsJson(const ResultsTable& table) {
   Json json;
   for (const char* column : {"model", "llm", "pool"}) json[column] = TextsJson(table.Texts(column));
   for (const char* column : {"requests", "finished_requests", "failed_requests", "unfinished_requests", "prompt_tokens",
@@ -68,7 +68,7 @@ Json ModelsJson(const ResultTable& table) {
 }
 
 // Counts add up; shares and means are those of the time.
-Json WindowsJson(const ResultTable& table, double end_s) {
+Json WindowsJson(const ResultsTable& table, double end_s) {
   const std::vector<double> start = table.Numbers("window_start_s");
   const std::size_t n = start.size(), together = (n + kMostWindows - 1) / kMostWindows;
   std::vector<double> length(n);
@@ -102,7 +102,7 @@ Json WindowsJson(const ResultTable& table, double end_s) {
   return json;
 }
 
-Json DistributionsJson(const ResultTable& table) {
+Json DistributionsJson(const ResultsTable& table) {
   const std::vector<std::string_view> quantity = table.Texts("quantity");
   const std::vector<double> upper = table.Numbers("upper");
   const std::vector<std::int64_t> count = table.Counts("count");
@@ -136,7 +136,7 @@ Json DistributionsJson(const ResultTable& table) {
 
 // Windows as a heat map or sparklines have them: all of one length, the last perhaps cut short by the end of the run.
 struct Grid {
-  explicit Grid(const ResultTable& table) : table_(table), start_(table.Numbers("window_start_s")) {
+  explicit Grid(const ResultsTable& table) : table_(table), start_(table.Numbers("window_start_s")) {
     const std::vector<double> lengths = table.Numbers("window_s");
     for (std::size_t r = 0; r < lengths.size(); ++r) {
       if (lengths[r] < 0) table.Refuse(r, "window_s", "a length");
@@ -154,11 +154,11 @@ struct Grid {
   std::size_t windows = 0;
 
  private:
-  const ResultTable& table_;
+  const ResultsTable& table_;
   std::vector<double> start_;
 };
 
-Json ModelWindowsJson(const ResultTable& table, const std::vector<std::string_view>& models) {
+Json ModelWindowsJson(const ResultsTable& table, const std::vector<std::string_view>& models) {
   const Grid grid(table);
   std::unordered_map<std::string_view, std::size_t> index;
   for (std::size_t i = 0; i < models.size(); ++i) index.emplace(models[i], i);
@@ -189,7 +189,7 @@ Json ModelWindowsJson(const ResultTable& table, const std::vector<std::string_vi
               {"on_time", Base64(shares)}};
 }
 
-Json FleetJson(const ResultTable& table) {
+Json FleetJson(const ResultsTable& table) {
   const Grid grid(table);
   const std::vector<std::int64_t> row = table.Counts("row", 4095);
   const std::vector<std::string_view> pool = table.Texts("pool"), model = table.Texts("model");
@@ -252,23 +252,23 @@ void CheckSummary(const Json& summary, const std::string& file, const std::strin
 
 // Adds the tables of a run, whose files lie below `prefix` ("" or "aegaeon/").
 void AddTables(const ReportFolder& folder, const std::string& prefix, Json& run, std::set<std::string>& missing) {
-  const auto add = [&](const char* key, const char* name, const std::function<Json(const ResultTable&)>& make) {
+  const auto add = [&](const char* key, const char* name, const std::function<Json(const ResultsTable&)>& make) {
     const std::string file = prefix + name;
     std::optional<std::string> text = folder.TextIfListed(file);
     if (!text) {
       missing.insert(name);
       return;
     }
-    run[key] = make(ResultTable(std::move(*text), folder.PathOf(file)));
+    run[key] = make(ResultsTable(std::move(*text), folder.PathOf(file)));
   };
   add("models", "models.csv", ModelsJson);
   const double end_s = run["summary"]["simulated_s"];
-  add("windows", "windows.csv", [end_s](const ResultTable& table) { return WindowsJson(table, end_s); });
+  add("windows", "windows.csv", [end_s](const ResultsTable& table) { return WindowsJson(table, end_s); });
   add("distributions", "distributions.csv", DistributionsJson);
   if (run.contains("models")) {
     std::vector<std::string> names = run["models"]["model"];
     const std::vector<std::string_view> models(names.begin(), names.end());
-    add("model_windows", "model_windows.csv", [&models](const ResultTable& table) { return ModelWindowsJson(table, models); });
+    add("model_windows", "model_windows.csv", [&models](const ResultsTable& table) { return ModelWindowsJson(table, models); });
   }
   add("fleet", "fleet.csv", FleetJson);
 }
@@ -319,7 +319,7 @@ void AddPlan(const ReportFolder& folder, Json& source) {
   }
   source["plan"] = std::move(plan);
   if (std::optional<std::string> text = folder.TextIfListed("savings.csv")) {
-    const ResultTable table(std::move(*text), folder.PathOf("savings.csv"));
+    const ResultsTable table(std::move(*text), folder.PathOf("savings.csv"));
     Json savings;
     for (const char* column : {"model", "pool"}) savings[column] = TextsJson(table.Texts(column));
     for (const char* column : {"requests", "dedicated_gpus", "pool_gpus_by_busy_time", "gpus_freed", "share_of_saving",

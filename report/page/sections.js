@@ -212,6 +212,11 @@ function addRunsTable(parent, { runs }) {
 
 const lineOf = (run, t, more) => ({ id: `run-${run.number}`, name: run.label, type: "line", symbol: "none", color: colourOf(run, t),
                                     lineStyle: { width: 2, type: run.colour < 0 ? [6, 4] : "solid" }, emphasis: { focus: "series" }, ...more });
+// value(i) at the start of every window; a run of a single one is a line to its end.
+function overTime(run, value) {
+  const points = run.windows.start_s.map((s, i) => [s * 1000, value(i)]);
+  return points.length === 1 ? [...points, [run.end_s * 1000, points[0][1]]] : points;
+}
 const legendOf = (runs) => runs.length > 1 ? { data: runs.map((run) => run.label) } : null;
 
 function addService(page) {
@@ -244,7 +249,7 @@ function addService(page) {
         dataZoom: timeZooms(t, [0]),
         tooltip: { trigger: "axis", formatter: (params) => tip(format.clock(params[0].value[0] / 1000, page.span_s),
           params.map((p) => [p.color, p.seriesName, p.value[1] === null ? "–" : `${format.percent(p.value[1])} %`])) },
-        series: timed.map((run) => lineOf(run, t, { data: run.windows.start_s.map((s, i) => [s * 1000, share(run, i)]) })),
+        series: timed.map((run) => lineOf(run, t, { data: overTime(run, (i) => share(run, i)) })),
       }),
     });
   }
@@ -417,7 +422,7 @@ function addWorkload(page) {
         yAxis: axis(t, { type: "value", name: "requests/s", nameGap: 42, min: 0, axisLabel: { formatter: format.short } }),
         tooltip: { trigger: "axis", formatter: (params) => tip(format.clock(params[0].value[0] / 1000, page.span_s), params.map((p) => [p.color, p.seriesName, `${format.number(Number(p.value[1].toPrecision(3)))} /s`])) },
         series: timed.map(({ run: r, name }, i) => ({ id: `arrivals-${i}`, name, type: "line", step: "end", symbol: "none", color: colour(t, i), areaStyle: timed.length === 1 ? { opacity: 0.15 } : undefined, lineStyle: { width: 1.5 },
-                                                      data: r.windows.start_s.map((s, k) => [s * 1000, rateOf(r, k)]) })),
+                                                      data: [...r.windows.start_s.map((s, k) => [s * 1000, rateOf(r, k)]), [r.end_s * 1000, rateOf(r, r.windows.start_s.length - 1)]] })),
       }),
     });
     const active = page.runs.filter((r) => r.windows);
@@ -429,7 +434,7 @@ function addWorkload(page) {
         grid: { left: 56, right: 20, top: active.length > 1 ? 34 : 14, bottom: 66 }, legend: legendOf(active), xAxis: timeAxis(t, page.span_s), dataZoom: timeZooms(t, [0]),
         yAxis: axis(t, { type: "value", name: "models", nameGap: 42, min: 0, axisLabel: { formatter: format.short } }),
         tooltip: { trigger: "axis", formatter: (params) => tip(format.clock(params[0].value[0] / 1000, page.span_s), params.map((p) => [p.color, p.seriesName, format.number(Number(p.value[1].toPrecision(3)))])) },
-        series: active.map((r) => lineOf(r, t, { data: r.windows.start_s.map((s, k) => [s * 1000, r.windows.active_models_mean[k]]) })),
+        series: active.map((r) => lineOf(r, t, { data: overTime(r, (i) => r.windows.active_models_mean[i]) })),
       }),
     });
   }

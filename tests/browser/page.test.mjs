@@ -44,17 +44,28 @@ const optionOf = (page, id) => page.evaluate((chart) => {
 }, id);
 const valueOf = (item) => item !== null && typeof item === "object" && !Array.isArray(item) ? item.value : item;
 
-// The charts whose canvas is all of one colour, or whose series hold nothing.
+// The charts that look the same without their data.
 const blankCharts = (page) => page.evaluate(() => {
   drawAllCharts();
-  return charts.filter(({ instance }) => {
+  const pixels = ({ instance }) => {
+    instance.getZr().flush();
     const canvas = instance.getDom().querySelector("canvas");
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    const colours = new Set();
-    for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) colours.add((data[i] << 16) | (data[i + 1] << 8) | data[i + 2]);
-    // The middle, where marks are: beyond axes and labels.
-    const empty = instance.getOption().series.every((series) => series.data.length === 0);
-    return colours.size < 4 || empty;
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    return copy.getImageData(0, 0, canvas.width, canvas.height).data;
+  };
+  return charts.filter((chart) => {
+    const drawn = pixels(chart);
+    const { series } = chart.instance.getOption();
+    chart.instance.setOption({ series: series.map(({ id }) => ({ id, data: [], markLine: { data: [] } })) });
+    const without = pixels(chart);
+    let different = 0; // in saturated colours: marks, not axes, which may move when the data are gone
+    for (let i = 0; i < drawn.length; i += 4) {
+      const most = Math.max(drawn[i], drawn[i + 1], drawn[i + 2]), least = Math.min(drawn[i], drawn[i + 1], drawn[i + 2]);
+      if (most - least > 60 && (drawn[i] !== without[i] || drawn[i + 1] !== without[i + 1] || drawn[i + 2] !== without[i + 2])) ++different;
+    }
+    chart.draw();
+    return different < 8;
   }).map(({ id }) => id);
 });
 

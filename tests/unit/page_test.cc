@@ -17,7 +17,7 @@ using poolsim::Json;
 using poolsim::ReportData;
 using poolsim::ReportFolder;
 using poolsim::ReportPage;
-using poolsim::ResultTable;
+using poolsim::ResultsTable;
 using poolsim::testing::CallIn;
 using poolsim::testing::Ended;
 using poolsim::testing::Get;
@@ -221,13 +221,13 @@ TEST_CASE("A table that is broken is refused with its line, column and text", "[
 }
 
 TEST_CASE("Cells of a table are what RFC 4180 says", "[unit]") {
-  const ResultTable table("a,b\r\n\"1,\"\"x\"\"\ny\",2\r\n,\n", "t.csv");
+  const ResultsTable table("a,b\r\n\"1,\"\"x\"\"\ny\",2\r\n,\n", "t.csv");
   CHECK(table.rows() == 2);
   CHECK(table.Texts("a") == std::vector<std::string_view>{"1,\"x\"\ny", ""});
   CHECK(table.Texts("b") == std::vector<std::string_view>{"2", ""});
   CHECK_THROWS_WITH(table.Numbers("b"), "t.csv:4: b: found \"\"; expected a number");  // a row of two lines came before
-  CHECK_THROWS_WITH(ResultTable("", "t.csv"), "t.csv: it is empty; a heading was expected");
-  CHECK_THROWS_WITH(ResultTable("a\n\"b", "t.csv"), "t.csv:2: a quoted cell does not end");
+  CHECK_THROWS_WITH(ResultsTable("", "t.csv"), "t.csv: it is empty; a heading was expected");
+  CHECK_THROWS_WITH(ResultsTable("a\n\"b", "t.csv"), "t.csv:2: a quoted cell does not end");
 }
 
 TEST_CASE("Names are data on the page: nothing in them ends a script or begins a tag", "[unit]") {
