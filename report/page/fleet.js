@@ -131,7 +131,7 @@ function addFleetChart(parent, run, span_s) {
     option: (t) => {
       const grid = [], xAxis = [], yAxis = [], series = [];
       if (windows) {
-        grid.push({ left: 64, right: 20, top: 8, height: top, tooltip: { trigger: "axis" } });
+        grid.push({ left: 76, right: 20, top: 8, height: top, outerBoundsMode: "none", tooltip: { trigger: "axis" } });
         xAxis.push(timeAxis(t, span_s, { gridIndex: 0, name: fleet ? "" : "time since the start", axisLabel: { show: !fleet }, axisTick: { show: !fleet } }));
         yAxis.push(percentAxis(t, "", { gridIndex: 0, splitNumber: 2, max: 1, interval: 0.5 }));
         // A window as stacked rectangles: [start, end, height of each state].
@@ -141,10 +141,10 @@ function addFleetChart(parent, run, span_s) {
           data: windows.start_s.map((s, i) => [s * 1000, (s + windows.length_s[i]) * 1000, ...kStates.map(([key]) => windows[`${key}_fraction`][i])]),
           renderItem: (params, api) => {
             let height = 0;
-            const x = api.coord([api.value(0), 0])[0], end = api.coord([api.value(1), 0])[0];
+            const [x, end] = [0, 1].map((edge) => Math.round(api.coord([api.value(edge), 0])[0])); // whole pixels leave no seams
             return { type: "group", children: kStates.map(([key], s) => {
               const bottom = api.coord([0, height])[1], upper = api.coord([0, height += api.value(2 + s)])[1];
-              return { type: "rect", shape: { x, y: upper, width: end - x + 0.4, height: bottom - upper }, style: { fill: t.state[key] } };
+              return { type: "rect", shape: { x, y: upper, width: Math.max(1, end - x), height: bottom - upper }, style: { fill: t.state[key] } };
             }) };
           },
         });
@@ -152,10 +152,10 @@ function addFleetChart(parent, run, span_s) {
       const zooms = timeZooms(t, windows && fleet ? [0, 1] : [0]);
       if (fleet) {
         const i = grid.length;
-        grid.push({ left: 64, right: 34, top: mapTop, height: mapHeight, tooltip: { trigger: "item" } });
+        grid.push({ left: 76, right: 34, top: mapTop, outerBoundsMode: "none", height: mapHeight, tooltip: { trigger: "item" } });
         if (windows) grid[0].right = 34;
         xAxis.push(timeAxis(t, span_s, { gridIndex: i, splitLine: { show: false }, nameGap: 24 }));
-        yAxis.push(axis(t, { gridIndex: i, type: "value", inverse: true, min: 0, max: fleet.gpus, name: "GPUs", nameGap: 46, splitLine: { show: false },
+        yAxis.push(axis(t, { gridIndex: i, type: "value", inverse: true, min: 0, max: fleet.gpus, name: "GPUs", nameGap: 56, splitLine: { show: false },
                              minInterval: 1, axisLabel: { showMaxLabel: false, formatter: (v) => format.number(Math.round(v)) } }));
         const key = `${fleetBy} ${t.name}`;
         if (coloursFor !== key) [colours, coloursFor] = [fleetColours(fleet, fleetBy, t), key];
