@@ -627,7 +627,7 @@ function addReproductions(page) {
     });
     for (const figure of source.figures) {
       section.append(el("figure", { class: "image" }, el("figcaption", {}, el("h3", {}, `Figure ${figure.name}${figure.title ? `: ${figure.title}` : ""}`)),
-        el("img", { src: `data:image/png;base64,${figure.png}`, alt: `Figure ${figure.name}: ${figure.title}`, loading: "lazy" })));
+        el("img", { src: `data:image/png;base64,${figure.png}`, alt: `Figure ${figure.name}: ${figure.title}` })));
     }
   });
 }
