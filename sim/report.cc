@@ -113,13 +113,6 @@ void Flatten(const Json& json, const std::string& prefix, std::vector<std::pair<
   }
 }
 
-std::string CsvValue(const Json& value) {
-  if (value.is_null()) return "";
-  if (value.is_string()) return CsvCell(value.get<std::string>());
-  if (value.is_number_float()) return fmt::format("{}", value.get<double>());
-  return value.dump();
-}
-
 Json Workload(const Scenario& scenario, const WorkloadFacts& facts) {
   Json json;
   if (!scenario.workload.path.empty()) json["path"] = scenario.workload.path;
@@ -323,16 +316,27 @@ Json CompareJson(const Scenario& scenario, const std::vector<RunResult>& results
   return rows;
 }
 
+std::vector<std::pair<std::string, Json>> Flattened(const Json& summary) {
+  std::vector<std::pair<std::string, Json>> out;
+  Flatten(summary, "", out);
+  return out;
+}
+
+std::string CsvValue(const Json& value) {
+  if (value.is_null()) return "";
+  if (value.is_string()) return CsvCell(value.get<std::string>());
+  if (value.is_number_float()) return fmt::format("{}", value.get<double>());
+  return value.dump();
+}
+
 std::string CompareCsv(const Scenario& scenario, const std::vector<RunResult>& results) {
   // The columns do not depend on which policies were feasible.
-  std::vector<std::pair<std::string, Json>> columns;
-  Flatten(SummaryJson(scenario, RunResult{}), "", columns);
+  const std::vector<std::pair<std::string, Json>> columns = Flattened(SummaryJson(scenario, RunResult{}));
   std::string out;
   for (const auto& [key, unused] : columns) out += (out.empty() ? "" : ",") + key;
   out += "\n";
   for (const RunResult& result : results) {
-    std::vector<std::pair<std::string, Json>> cells;
-    Flatten(SummaryJson(scenario, result), "", cells);
+    const std::vector<std::pair<std::string, Json>> cells = Flattened(SummaryJson(scenario, result));
     for (std::size_t i = 0; i < columns.size(); ++i) {
       if (i > 0) out += ',';
       if (i < cells.size()) out += CsvValue(cells[i].second);  // an infeasible row holds the first three

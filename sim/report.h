@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "sim/fields.h"
@@ -71,6 +72,11 @@ std::string WindowsCsv(const RunResult& result);
 // A summary per policy. In the CSV nested keys are joined with dots; cells that an infeasible policy has no value for are empty.
 Json CompareJson(const Scenario& scenario, const std::vector<RunResult>& results);
 std::string CompareCsv(const Scenario& scenario, const std::vector<RunResult>& results);
+
+// A summary's values by their nested keys, joined with dots, in the order of the document.
+std::vector<std::pair<std::string, Json>> Flattened(const Json& summary);
+// A value as a cell of a CSV file; null is empty.
+std::string CsvValue(const Json& value);
 
 // Where results come from, besides the scenario.
 struct Provenance {
