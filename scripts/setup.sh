@@ -9,7 +9,8 @@ export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 build_packages=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev libsimdjson-dev libfast-float-dev
   librandom123-dev libzstd-dev zlib1g-dev libeigen3-dev libboost-dev)
 # shellcheck disable=SC2034
-test_packages=("${build_packages[@]}" catch2 libbenchmark-dev libboost-context-dev gnuplot-nox python3-matplotlib)
+test_packages=("${build_packages[@]}" catch2 libbenchmark-dev libboost-context-dev libboost-mpi-dev libopenmpi-dev openmpi-bin
+  gnuplot-nox python3-matplotlib)
 
 say() { echo "$*" >&2; }
 

@@ -94,8 +94,8 @@ std::string FileText(const Json& json);
 // A cell of a CSV file: quoted where it must be (RFC 4180).
 std::string CsvCell(std::string_view text);
 
-// A results folder in the making. Files go to a hidden folder beside the final one, which is renamed when all of them are there;
-// until then, and after an error, the final folder is as it was before.
+// A results folder in the making. Files go to a hidden folder beside the final one, which takes its place when all of them are on
+// the disk; until then, and after an error, the final folder is as it was before. What a killed run left is removed by the next one.
 class ResultsFolder {
  public:
   // Throws InputError, before anything is simulated, when `folder` cannot be written, or holds what poolsim did not write: an
@@ -139,6 +139,7 @@ class ResultsFolder {
  private:
   void CheckTarget() const;
   void MakeParents();
+  void Sync() const;
   void Replace();
 
   std::string shown_;   // as the user named it
