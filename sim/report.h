@@ -95,7 +95,8 @@ std::string FileText(const Json& json);
 std::string CsvCell(std::string_view text);
 
 // A results folder in the making. Files go to a hidden folder beside the final one, which takes its place when all of them are on
-// the disk; until then, and after an error, the final folder is as it was before. What a killed run left is removed by the next one.
+// the disk; until then, and after an error, the final folder is as it was before. What a killed run left is removed by the next
+// one.
 class ResultsFolder {
  public:
   // Throws InputError, before anything is simulated, when `folder` cannot be written, or holds what poolsim did not write: an

@@ -18,8 +18,8 @@ namespace poolsim {
 struct Invocation {
   std::string command_line;  // quoted as for a shell, the program's name without its folder
   std::function<void()> action;
-  int exit_code = 0;       // of an action that ends without an exception
-  bool on_ranks = false;   // the action knows of other processes that mpirun started
+  int exit_code = 0;      // of an action that ends without an exception
+  bool on_ranks = false;  // the action knows of other processes that mpirun started
 };
 
 void AddRunCommand(CLI::App& app, Invocation& invocation);

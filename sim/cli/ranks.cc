@@ -35,7 +35,8 @@ int Ranks::LaunchedRank() { return FromLauncher({"OMPI_COMM_WORLD_RANK", "PMI_RA
 
 int Ranks::LaunchedSize() {
   // PMIx alone does not say how many: Slurm does.
-  return FromLauncher({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, std::getenv("PMIX_RANK") != nullptr ? FromLauncher({"SLURM_NTASKS"}, 2) : 1);
+  return FromLauncher({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"},
+                      std::getenv("PMIX_RANK") != nullptr ? FromLauncher({"SLURM_NTASKS"}, 2) : 1);
 }
 
 // Which task is next, for the threads of rank 0; what is finished, one at a time.
@@ -211,7 +212,8 @@ void Ranks::WorkForRankZero(int threads, const Work& work) const {
 struct Ranks::Mpi {};
 std::string Ranks::Library() { return "built without MPI (it needs Boost.MPI and Open MPI)"; }
 Ranks::Ranks() {
-  if (LaunchedSize() > 1) throw InputError("started as several processes, but built without MPI: they would not know of each other");
+  if (LaunchedSize() > 1)
+    throw InputError("started as several processes, but built without MPI: they would not know of each other");
 }
 bool Ranks::Agree(const std::string& error, const std::string&) const {
   if (!error.empty()) throw InputError(error);

@@ -1,7 +1,7 @@
 // The processes that work on a command together: this one alone, or those that mpirun or srun started.
 //
-// This is all that knows of MPI. What is done together is a list of numbered tasks, each of which gives a text; who does which task
-// makes no difference to it. Rank 0 hands the tasks out one by one, as threads come free anywhere, and works too.
+// This is all that knows of MPI. What is done together is a list of numbered tasks, each of which gives a text; who does which
+// task makes no difference to it. Rank 0 hands the tasks out one by one, as threads come free anywhere, and works too.
 #pragma once
 
 #include <cstddef>
@@ -36,10 +36,10 @@ class Ranks {
 
   using Work = std::function<std::string(std::size_t task)>;
   using Take = std::function<void(std::size_t task, const std::string& text)>;
-  // Does every task of rank 0's list once, on at most `threads` threads of each rank, begun in the list's order. `work` is called on
-  // any rank and thread; `take` on rank 0 alone, one call at a time, as tasks are finished. When any of them throws, no further task is
-  // begun, and rank 0 throws it when those under way are done: as it was, or from another rank as a std::runtime_error that names
-  // it. A rank that dies takes all others with it: the launcher ends them.
+  // Does every task of rank 0's list once, on at most `threads` threads of each rank, begun in the list's order. `work` is called
+  // on any rank and thread; `take` on rank 0 alone, one call at a time, as tasks are finished. When any of them throws, no
+  // further task is begun, and rank 0 throws it when those under way are done: as it was, or from another rank as a
+  // std::runtime_error that names it. A rank that dies takes all others with it: the launcher ends them.
   void Run(const std::vector<std::size_t>& tasks, int threads, const Work& work, const Take& take) const;
 
  private:

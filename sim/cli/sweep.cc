@@ -72,7 +72,8 @@ std::string JournalPath(std::string folder) {
 // What a run is given, and what became of it: on rank 0 of all runs, elsewhere of none.
 class Desk {
  public:
-  Desk(const Options& options, const Sweep& sweep, const Json& identity) : sweep_(sweep), texts_(sweep.runs()), done_(sweep.runs()) {
+  Desk(const Options& options, const Sweep& sweep, const Json& identity)
+      : sweep_(sweep), texts_(sweep.runs()), done_(sweep.runs()) {
     if (options.out.empty()) return;
     folder_ = std::make_unique<ResultsFolder>(options.out);
     path_ = JournalPath(options.out);
@@ -87,7 +88,8 @@ class Desk {
       fmt::print(stderr, "poolsim: {}: its last {} bytes are damaged and were cut off; what they held is run again\n", path_,
                  journal_->dropped_bytes());
     }
-    if (finished_ > 0) fmt::print(stderr, "poolsim: {} of {} are finished already, by {}\n", finished_, Plural(Runs(), "run"), path_);
+    if (finished_ > 0)
+      fmt::print(stderr, "poolsim: {} of {} are finished already, by {}\n", finished_, Plural(Runs(), "run"), path_);
   }
 
   std::vector<std::size_t> Open() const {
@@ -162,12 +164,13 @@ std::string SweepText(const Sweep& sweep, const SweepTable& sheet, int replicati
     cells.push_back(Cell(at("policy")));
     if (at("status") != "ok") {
       const std::string first = cells.front();
-      table.Remark(first, fmt::format("{}: {}: {}", fmt::join(cells.begin() + 1, cells.end(), ", "), at("status").get<std::string>(),
-                                      at("reason").get<std::string>()));
+      table.Remark(first, fmt::format("{}: {}: {}", fmt::join(cells.begin() + 1, cells.end(), ", "),
+                                      at("status").get<std::string>(), at("reason").get<std::string>()));
       continue;
     }
     cells.push_back(Cell(at("gpus")));
-    for (const char* kind : {"attainment.service", "attainment.token", "attainment.request"}) cells.push_back(Percent(at(kind).get<double>()));
+    for (const char* kind : {"attainment.service", "attainment.token", "attainment.request"})
+      cells.push_back(Percent(at(kind).get<double>()));
     for (const char* time : {"ttft_s.p50", "ttft_s.p99"}) cells.push_back(Number(at(time).get<double>()));
     cells.push_back(Number(at("tbt_s.p99").get<double>() * 1e3));
     cells.push_back(Percent(at("utilisation.busy").get<double>()));
@@ -209,8 +212,11 @@ void RunAll(const Options& options, const Sweep& sweep, const Ranks& ranks, Desk
 void SweepIt(const Options& options, Invocation& invocation) {
   std::unique_ptr<Desk> desk;
   // Before anything that starts threads.
-  const InterruptGuard guard([&desk] { if (desk) desk->Discard(); },
-                             [&desk] { return desk ? desk->Left() : std::string(Ranks::LaunchedRank() == 0 ? "no results were written" : ""); });
+  const InterruptGuard guard(
+      [&desk] {
+        if (desk) desk->Discard();
+      },
+      [&desk] { return desk ? desk->Left() : std::string(Ranks::LaunchedRank() == 0 ? "no results were written" : ""); });
   const Ranks ranks;
   std::unique_ptr<const Sweep> sweep;
   std::string error, identity;
@@ -231,7 +237,8 @@ void SweepIt(const Options& options, Invocation& invocation) {
   const SweepTable table(*sweep, desk->texts());
   if (!options.out.empty()) {
     const Provenance of = ProvenanceOf(options, invocation);
-    Json manifest{{"poolsim_version", of.version}, {"poolsim_commit", of.commit}, {"command", of.command}, {"scenario", of.scenario}};
+    Json manifest{
+        {"poolsim_version", of.version}, {"poolsim_commit", of.commit}, {"command", of.command}, {"scenario", of.scenario}};
     manifest["seed"] = sweep->base().seed;
     manifest["sweep"] = sweep->DesignJson();
     desk->Commit(manifest, table.Csv());
