@@ -165,15 +165,13 @@ class Experiment {
     team.Run(runs.size(), [&](std::size_t task, int) {
       ExperimentRow& row = result.rows[runs[task].row];
       const Scenario s = ScenarioOf(row.in_case, row.policy, row.x, static_cast<std::int64_t>(runs[task].seed) + 1);
-      try {
-        const RunResult ran = Simulate(s, SurveyWorkload(s), {});
-        fingerprints[task] = ran.fingerprint;
-        const Json summary = SummaryJson(s, ran);
-        for (std::size_t k = 0; k < Spec().columns.size(); ++k) {
-          row.values[k][runs[task].seed] = Value(Spec().columns[k], row.x, ran, summary);
-        }
-      } catch (const InfeasibleError& e) {
-        reasons[task] = e.what();
+      const RunResult ran = SimulateIfFeasible(s, SurveyWorkload(s), {});
+      fingerprints[task] = ran.fingerprint;
+      reasons[task] = ran.reason;
+      if (!ran.feasible) return;
+      const Json summary = SummaryJson(s, ran);
+      for (std::size_t k = 0; k < Spec().columns.size(); ++k) {
+        row.values[k][runs[task].seed] = Value(Spec().columns[k], row.x, ran, summary);
       }
     });
     for (std::size_t task = 0; task < runs.size(); ++task) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <charconv>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -24,14 +23,6 @@ constexpr double kNearAttainment = 0.99;  // of the best
 
 // ---------------------------------------------------------------------------------------------------------- parameters
 
-std::optional<double> NumberOf(const std::string& text) {
-  double value = 0;
-  const auto read = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || read.ec != std::errc() || read.ptr != text.data() + text.size() || !std::isfinite(value))
-    return std::nullopt;
-  return value;
-}
-
 // The name as the policy declares it.
 std::string FullName(const std::string& name, const Json& properties, const PolicyEntry& policy, const std::string& place) {
   if (properties.contains(name)) return name;
@@ -48,22 +39,6 @@ bool Declares(const Json& property, const char* type) {
   const auto declared = property.find("type");
   if (declared == property.end()) return false;
   return *declared == type || (declared->is_array() && std::find(declared->begin(), declared->end(), type) != declared->end());
-}
-
-std::vector<Json> Spaced(double low, double high, bool whole, int points) {
-  const bool by_factors = low > 0 && high / low > 4;
-  std::vector<Json> values;
-  for (int i = 0; i < points; ++i) {
-    const double at = points == 1 ? 0 : static_cast<double>(i) / (points - 1);
-    double x = by_factors ? low * Pow(high / low, at) : low + at * (high - low);
-    if (i == 0) x = low;
-    if (i > 0 && i == points - 1) x = high;
-    // Round numbers between the ends; by factors three digits are close enough.
-    if (i > 0 && i < points - 1) x = Rounded(x, by_factors ? 3 : 6);
-    const Json value = whole ? Json(std::llround(x)) : Json(x);
-    if (values.empty() || values.back() != value) values.push_back(value);
-  }
-  return values;
 }
 
 Json BlockOf(const PolicyConfig& policy) {
@@ -433,11 +408,6 @@ Json PointJson(const TunePoint& point, const TuneOptions& options) {
 
 }  // namespace
 
-std::string ValueText(const Json& value) {
-  if (value.is_number_float()) return fmt::format("{:.12g}", value.get<double>());
-  return value.is_string() ? value.get<std::string>() : value.dump();
-}
-
 TunedParam ParseTunedParam(const std::string& text, const PolicyEntry& policy, int points, const std::string& place) {
   const Json schema = policy.schema();
   const Json properties = schema.value("properties", Json::object());
@@ -451,35 +421,14 @@ TunedParam ParseTunedParam(const std::string& text, const PolicyEntry& policy, i
   const std::string where = place + " " + param.name;
   const Json& property = properties[param.name];
   const bool whole = Declares(property, "integer");
-  const std::size_t dots = list.find("..");
-  if (dots != std::string::npos) {
+  if (list.find("..") != std::string::npos) {
     if (!whole && !Declares(property, "number")) {
       throw InputError(
           fmt::format("{}: found the range {}; {} is no number: expected a list of values", where, list, param.name));
     }
-    const std::optional<double> low = NumberOf(list.substr(0, dots)), high = NumberOf(list.substr(dots + 2));
-    if (!low || !high || *low > *high) {
-      throw InputError(fmt::format("{}: found \"{}\"; expected LOW..HIGH, two numbers in order", where, list));
-    }
-    if (whole && (*low != std::floor(*low) || *high != std::floor(*high))) {
-      throw InputError(fmt::format("{}: found {}; expected whole numbers", where, list));
-    }
-    param.values = Spaced(*low, *high, whole, points);
+    param.values = ParseRange(list, whole, where).Spaced(points);
   } else {
-    for (std::size_t from = 0; from <= list.size();) {
-      const std::size_t comma = std::min(list.find(',', from), list.size());
-      const std::string item = list.substr(from, comma - from);
-      from = comma + 1;
-      if (item.empty()) throw InputError(fmt::format("{}: found \"{}\"; a value is empty", where, list));
-      const Json parsed = Json::parse(item, nullptr, false);
-      Json value = parsed.is_discarded() || parsed.is_structured() ? Json(item) : parsed;
-      if (whole && value.is_number_float() && value.get<double>() == std::floor(value.get<double>()))
-        value = value.get<std::int64_t>();
-      if (std::find(param.values.begin(), param.values.end(), value) != param.values.end()) {
-        throw InputError(fmt::format("{}: {} is named twice", where, item));
-      }
-      param.values.push_back(std::move(value));
-    }
+    param.values = ParseValues(list, whole, where);
   }
   // Each by itself is what the policy takes.
   for (const Json& value : param.values) policy.resolve({{param.name, value}}, place, "/policy/params/" + policy.name);

@@ -11,6 +11,7 @@
 
 #include "planning/plan.h"
 #include "planning/statistics.h"
+#include "planning/values.h"
 #include "sim/fields.h"
 #include "sim/policy.h"
 #include "sim/scenario.h"
@@ -102,6 +103,5 @@ Tuning Tune(const Scenario& scenario, const TuneOptions& options);
 
 Json TuneJson(const Tuning& tuning, const TuneOptions& options);
 std::string TuneCsv(const Tuning& tuning, const TuneOptions& options);
-std::string ValueText(const Json& value);
 
 }  // namespace poolsim

@@ -11,7 +11,8 @@ build_packages=(g++ cmake ninja-build libfmt-dev nlohmann-json3-dev libcli11-dev
 # npm fetches the report's chart library. A node from elsewhere brings its own, and Debian's would not go with it.
 if ! command -v npm >/dev/null; then build_packages+=(npm); fi
 # shellcheck disable=SC2034
-test_packages=("${build_packages[@]}" catch2 libbenchmark-dev libboost-context-dev gnuplot-nox python3-matplotlib)
+test_packages=("${build_packages[@]}" catch2 libbenchmark-dev libboost-context-dev libboost-mpi-dev libopenmpi-dev openmpi-bin
+  gnuplot-nox python3-matplotlib)
 # The browser that the report's page is tested in. Ubuntu has none as a package; the test is skipped there, and says so.
 if ! command -v chromium >/dev/null && grep -qx ID=debian /etc/os-release 2>/dev/null; then
   test_packages+=(chromium fonts-dejavu-core)

@@ -5,9 +5,11 @@
 #include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <system_error>
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -113,13 +115,6 @@ void Flatten(const Json& json, const std::string& prefix, std::vector<std::pair<
   }
 }
 
-std::string CsvValue(const Json& value) {
-  if (value.is_null()) return "";
-  if (value.is_string()) return CsvCell(value.get<std::string>());
-  if (value.is_number_float()) return fmt::format("{}", value.get<double>());
-  return value.dump();
-}
-
 Json Workload(const Scenario& scenario, const WorkloadFacts& facts) {
   Json json;
   if (!scenario.workload.path.empty()) json["path"] = scenario.workload.path;
@@ -190,6 +185,23 @@ std::string WhyNotOurs(const fs::path& folder) {
     }
   }
   return error ? error.message() : "";
+}
+
+// What runs that were killed left beside `target`: ".NAME.tmp-PID" of processes that are no more.
+void RemoveLeftOvers(const fs::path& target) {
+  const std::string begins = fmt::format(".{}.tmp-", target.filename().string());
+  std::error_code error;
+  std::vector<fs::path> dead;
+  for (auto at = fs::directory_iterator(target.parent_path(), error); !error && at != fs::end(at); at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (name.compare(0, begins.size(), begins) != 0) continue;
+    const char* const end = name.data() + name.size();
+    pid_t pid = 0;
+    const auto read = std::from_chars(name.data() + begins.size(), end, pid);
+    const bool ours = read.ec == std::errc() && pid > 0 && (read.ptr == end || std::string_view(read.ptr) == ".old");
+    if (ours && kill(pid, 0) != 0 && errno == ESRCH) dead.push_back(at->path());
+  }
+  for (const fs::path& path : dead) fs::remove_all(path, error);
 }
 
 }  // namespace
@@ -385,16 +397,27 @@ Json CompareJson(const Scenario& scenario, const std::vector<RunResult>& results
   return rows;
 }
 
+std::vector<std::pair<std::string, Json>> Flattened(const Json& summary) {
+  std::vector<std::pair<std::string, Json>> out;
+  Flatten(summary, "", out);
+  return out;
+}
+
+std::string CsvValue(const Json& value) {
+  if (value.is_null()) return "";
+  if (value.is_string()) return CsvCell(value.get<std::string>());
+  if (value.is_number_float()) return fmt::format("{}", value.get<double>());
+  return value.dump();
+}
+
 std::string CompareCsv(const Scenario& scenario, const std::vector<RunResult>& results) {
   // The columns do not depend on which policies were feasible.
-  std::vector<std::pair<std::string, Json>> columns;
-  Flatten(SummaryJson(scenario, RunResult{}), "", columns);
+  const std::vector<std::pair<std::string, Json>> columns = Flattened(SummaryJson(scenario, RunResult{}));
   std::string out;
   for (const auto& [key, unused] : columns) out += (out.empty() ? "" : ",") + key;
   out += "\n";
   for (const RunResult& result : results) {
-    std::vector<std::pair<std::string, Json>> cells;
-    Flatten(SummaryJson(scenario, result), "", cells);
+    const std::vector<std::pair<std::string, Json>> cells = Flattened(SummaryJson(scenario, result));
     for (std::size_t i = 0; i < columns.size(); ++i) {
       if (i > 0) out += ',';
       if (i < cells.size()) out += CsvValue(cells[i].second);  // an infeasible row holds the first three
@@ -455,6 +478,7 @@ ResultsFolder::ResultsFolder(const std::string& folder) : shown_(folder) {
   CheckTarget();
   MakeParents();
   open_ = true;
+  RemoveLeftOvers(target);
   fs::remove_all(temporary_, error);
   if (mkdir(temporary_.c_str(), 0777) != 0) {
     const int reason = errno;
@@ -544,14 +568,36 @@ void ResultsFolder::Commit(Json manifest) {
   std::sort(files_.begin(), files_.end());
   manifest["files"] = files_;
   Write("manifest.json", FileText(manifest));
+  Sync();
   const std::lock_guard<std::mutex> lock(mutex_);  // an interrupt does not come between the two renames
   Replace();
   open_ = false;
 }
 
+// All of it is on the disk before it gets its name: a power cut leaves no folder that only looks whole.
+void ResultsFolder::Sync() const {
+  std::vector<fs::path> names = {"", "manifest.json"};
+  for (const std::string& file : files_) {
+    names.emplace_back(file);
+    if (const fs::path folder = names.back().parent_path(); !folder.empty()) names.push_back(folder);
+  }
+  for (const fs::path& name : names) {
+    const int file = open((fs::path(temporary_) / name).c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0) continue;
+    const bool failed = fsync(file) != 0 && errno == EIO;
+    close(file);
+    if (failed) RefuseFolder(shown_, Reason(EIO));
+  }
+}
+
 void ResultsFolder::Replace() {
   CheckTarget();  // somebody may have put something there since
   std::error_code error;
+  // Where the file system can, the two change places in one step.
+  if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) {
+    fs::remove_all(temporary_, error);
+    return;
+  }
   const std::string old = temporary_ + ".old";
   bool moved = false;
   if (fs::exists(target_, error)) {

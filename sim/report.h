@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "sim/fields.h"
@@ -92,6 +93,11 @@ std::string FleetCsv(const RunResult& result);
 Json CompareJson(const Scenario& scenario, const std::vector<RunResult>& results);
 std::string CompareCsv(const Scenario& scenario, const std::vector<RunResult>& results);
 
+// A summary's values by their nested keys, joined with dots, in the order of the document.
+std::vector<std::pair<std::string, Json>> Flattened(const Json& summary);
+// A value as a cell of a CSV file; null is empty.
+std::string CsvValue(const Json& value);
+
 // Where results come from, besides the scenario.
 struct Provenance {
   std::string version;
@@ -108,8 +114,9 @@ std::string FileText(const Json& json);
 // A cell of a CSV file: quoted where it must be (RFC 4180).
 std::string CsvCell(std::string_view text);
 
-// A results folder in the making. Files go to a hidden folder beside the final one, which is renamed when all of them are there;
-// until then, and after an error, the final folder is as it was before.
+// A results folder in the making. Files go to a hidden folder beside the final one, which takes its place when all of them are on
+// the disk; until then, and after an error, the final folder is as it was before. What a killed run left is removed by the next
+// one.
 class ResultsFolder {
  public:
   // Throws InputError, before anything is simulated, when `folder` cannot be written, or holds what poolsim did not write: an
@@ -157,6 +164,7 @@ class ResultsFolder {
  private:
   void CheckTarget() const;
   void MakeParents();
+  void Sync() const;
   void Replace();
 
   std::string shown_;   // as the user named it

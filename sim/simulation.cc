@@ -321,12 +321,33 @@ Scenario WithPolicy(const Scenario& scenario, const std::string& name) {
   return s;
 }
 
+std::string PolicyNames(const Scenario& scenario) {
+  std::vector<std::string> names;
+  for (const PoolConfig& pool : scenario.Pools()) {
+    if (std::find(names.begin(), names.end(), pool.policy.name) == names.end()) names.push_back(pool.policy.name);
+  }
+  return fmt::format("{}", fmt::join(names, "+"));
+}
+
+RunResult SimulateIfFeasible(const Scenario& scenario, const WorkloadFacts& facts, const RunOptions& options) {
+  try {
+    return Simulate(scenario, facts, options);
+  } catch (const InfeasibleError& error) {
+    RunResult result;
+    result.policy = PolicyNames(scenario);
+    result.feasible = false;
+    result.reason = error.what();
+    return result;
+  }
+}
+
 RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptions& options) {
   const auto begin = std::chrono::steady_clock::now();
   const std::vector<PoolPlan> plans = AssignModels(s, facts);
   ShardsResult shards = RunShards(s, plans, facts, options);
 
   RunResult result;
+  result.policy = PolicyNames(s);
   result.window = PsFromSeconds(s.metrics.window_s);
   result.fingerprint = shards.fingerprint;
   result.seen = std::move(shards.seen);
@@ -334,10 +355,6 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
   __int128 active = 0;
   for (std::size_t p = 0; p < plans.size(); ++p) {
     PoolTotals& pool = shards.pools[p];
-    const std::string& name = plans[p].config.policy.name;
-    const bool named = std::any_of(plans.begin(), plans.begin() + static_cast<std::ptrdiff_t>(p),
-                                   [&name](const PoolPlan& before) { return before.config.policy.name == name; });
-    if (!named) result.policy += (result.policy.empty() ? "" : "+") + name;
     result.gpus += pool.gpus;
     result.stranded_gpus += pool.stranded_gpus;
     result.instances += pool.instances;

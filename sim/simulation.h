@@ -151,9 +151,14 @@ class PoolParts {
 
 // Runs the scenario. Throws InfeasibleError when a policy cannot place its models, InputError for anything else that is wrong.
 RunResult Simulate(const Scenario& scenario, const WorkloadFacts& facts, const RunOptions& options);
+// The same, but a policy that cannot place its models is a result too: policy, not feasible, and the reason.
+RunResult SimulateIfFeasible(const Scenario& scenario, const WorkloadFacts& facts, const RunOptions& options);
 
 // The scenario with `name` as the policy of all pools (for compare).
 Scenario WithPolicy(const Scenario& scenario, const std::string& name);
+
+// The names of the pools' policies, each once, joined with "+".
+std::string PolicyNames(const Scenario& scenario);
 
 // The workload of a scenario, opened.
 std::unique_ptr<RequestSource> OpenScenarioWorkload(const Scenario& scenario);

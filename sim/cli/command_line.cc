@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "sim/cli/commands.h"
+#include "sim/cli/ranks.h"
 #include "sim/errors.h"
 #include "version.h"
 
@@ -58,8 +59,9 @@ std::string OneLine(std::string text) {
   return text;
 }
 
+// Of several processes with the same command line, one says what is wrong with it.
 int Refuse(const std::string& message) {
-  fmt::print(stderr, "poolsim: {}\n", OneLine(message));
+  if (Ranks::LaunchedRank() == 0) fmt::print(stderr, "poolsim: {}\n", OneLine(message));
   return kBadInput;
 }
 
@@ -130,7 +132,7 @@ int RunCommandLine(int argc, char** argv) {
   CLI::App app(kDescription, "poolsim");
   app.get_formatter()->column_width(30);
   app.set_help_flag("-h,--help", "what you are reading");
-  app.set_version_flag("--version", Version(), "version and commit");
+  app.set_version_flag("--version", fmt::format("{}\nMPI: {}", Version(), Ranks::Library()), "version, commit, and MPI");
   app.footer(kExamples);
   app.require_subcommand(0, 1);
   AddRunCommand(app, invocation);
@@ -139,6 +141,7 @@ int RunCommandLine(int argc, char** argv) {
   AddReportCommand(app, invocation);
   AddReproduceCommand(app, invocation);
   AddTuneCommand(app, invocation);
+  AddSweepCommand(app, invocation);
   AddCalibrateCommand(app, invocation);
   AddTraceCommand(app, invocation);
   AddListCommand(app, invocation);
@@ -156,9 +159,13 @@ int RunCommandLine(int argc, char** argv) {
     fmt::print("{}", app.help());
     return 0;
   }
+  if (Ranks::LaunchedSize() > 1 && !invocation.on_ranks) {
+    return Refuse(fmt::format("{} runs in one process, found {}; poolsim sweep runs in several", Spelled(Innermost(app)),
+                              Ranks::LaunchedSize()));
+  }
   try {
     invocation.action();
-    return 0;
+    return invocation.exit_code;
   } catch (const InputError& error) {
     return Refuse(error.what());
   } catch (const std::exception& error) {

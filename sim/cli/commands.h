@@ -18,6 +18,8 @@ namespace poolsim {
 struct Invocation {
   std::string command_line;  // quoted as for a shell, the program's name without its folder
   std::function<void()> action;
+  int exit_code = 0;      // of an action that ends without an exception
+  bool on_ranks = false;  // the action knows of other processes that mpirun started
 };
 
 void AddRunCommand(CLI::App& app, Invocation& invocation);
@@ -25,6 +27,7 @@ void AddCompareCommand(CLI::App& app, Invocation& invocation);
 void AddPlanCommand(CLI::App& app, Invocation& invocation);
 void AddReportCommand(CLI::App& app, Invocation& invocation);
 void AddReproduceCommand(CLI::App& app, Invocation& invocation);
+void AddSweepCommand(CLI::App& app, Invocation& invocation);
 void AddTuneCommand(CLI::App& app, Invocation& invocation);
 void AddCalibrateCommand(CLI::App& app, Invocation& invocation);
 void AddTraceCommand(CLI::App& app, Invocation& invocation);
@@ -33,7 +36,8 @@ void AddExplainCommand(CLI::App& app, Invocation& invocation);
 void AddLlmsCommand(CLI::App& app, Invocation& invocation);
 void AddSchemaCommand(CLI::App& app, Invocation& invocation);
 
-// The program but for main(): parses, runs the chosen command, returns the exit code (0; 2 for bad input).
+// The program but for main(): parses, runs the chosen command, returns the exit code (0; 2 for bad input; 3 when some
+// points of a sweep could not be run).
 int RunCommandLine(int argc, char** argv);
 
 // What `run` and `compare` have in common.

@@ -45,16 +45,14 @@ struct Job {
   std::exception_ptr error;
 };
 
-void RunJob(Job& job, const std::string& policy, const WorkloadFacts& facts, const RunOptions& options) {
+void RunJob(Job& job, const WorkloadFacts& facts, const RunOptions& options) {
   try {
-    job.result = Simulate(job.scenario, facts, options);
-    job.rows.Finish();
-  } catch (const InfeasibleError& error) {
-    job.rows.Drop();
-    job.result = RunResult{};
-    job.result.policy = policy;
-    job.result.feasible = false;
-    job.result.reason = error.what();
+    job.result = SimulateIfFeasible(job.scenario, facts, options);
+    if (job.result.feasible) {
+      job.rows.Finish();
+    } else {
+      job.rows.Drop();
+    }
   } catch (...) {
     job.error = std::current_exception();
   }
@@ -73,7 +71,7 @@ void RunJobs(std::vector<Job>& jobs, const Options& options, const WorkloadFacts
       run.record = !options.out.empty();
       run.request_rows = jobs[i].rows.Sink();
       run.progress = progress.Sink(i, options.policies[i]);
-      RunJob(jobs[i], options.policies[i], facts, run);
+      RunJob(jobs[i], facts, run);
       if (jobs[i].error) failed = true;
       progress.Done(i);
     }

@@ -2,12 +2,14 @@
 
 #include <cstdio>
 
+#include <fmt/format.h>
 #include <pthread.h>
 #include <unistd.h>
 
 namespace poolsim {
 
-InterruptGuard::InterruptGuard(std::function<void()> clean_up) : clean_up_(std::move(clean_up)) {
+InterruptGuard::InterruptGuard(std::function<void()> clean_up, std::function<std::string()> left)
+    : clean_up_(std::move(clean_up)), left_(std::move(left)) {
   sigemptyset(&waited_);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction present {};
@@ -33,8 +35,11 @@ void InterruptGuard::Wait() {
   int signal = 0;
   if (sigwait(&waited_, &signal) != 0 || done_) return;
   clean_up_();
-  if (isatty(STDERR_FILENO) == 1) std::fputs("\n", stderr);  // after the bar, or the ^C
-  std::fputs("poolsim: interrupted; no results were written\n", stderr);
+  const std::string left = left_();
+  if (!left.empty()) {
+    // After the bar, or the ^C.
+    fmt::print(stderr, "{}poolsim: interrupted; {}\n", isatty(STDERR_FILENO) == 1 ? "\n" : "", left);
+  }
   _exit(128 + signal);
 }
 
