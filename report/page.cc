@@ -76,6 +76,9 @@ Json WindowsJson(const ResultsTable& table, double end_s) {
     length[i] = (i + 1 < n ? start[i + 1] : end_s) - start[i];
     if (length[i] < 0) table.Refuse(i, "window_start_s", "a start before the next one and before the end of the run");
   }
+  // All windows of a run are alike but the last, which may be shorter.
+  if (n > 1 && length[n - 1] > 1.001 * length[0])
+    table.Refuse(n - 1, "window_start_s", fmt::format("windows until the end of the run at {:g} s: rows are missing", end_s));
   Json json;
   json["merged"] = together;
   const auto column = [&](const char* name, const std::vector<double>& values, bool mean) {

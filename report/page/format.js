@@ -25,7 +25,8 @@ const format = {
     if (!Number.isFinite(share)) return "–";
     if (share === 1) return "100";
     if (share === 0) return "0";
-    return Math.min(99.9, Math.max(0.1, 100 * share)).toFixed(1);
+    if (share > 0 && share < 5e-4) return "<0.1";
+    return Math.min(99.9, 100 * share).toFixed(1);
   },
   seconds(s) {
     if (!Number.isFinite(s)) return "–";

@@ -38,7 +38,7 @@ function runFinding(runs) {
   const dedicated = runs.find((run) => run.policy === "dedicated");
   // One that knows the future is no answer, only a bound.
   const shared = runs.filter((run) => run.policy !== "dedicated" && run.policy !== "serverless-llm-plus").sort((a, b) => service(b) - service(a) || a.summary.gpus - b.summary.gpus)[0];
-  if (dedicated && shared && shared.summary.gpus < dedicated.summary.gpus && shared.summary.requests.total === dedicated.summary.requests.total) {
+  if (dedicated && shared && shared.summary.gpus < dedicated.summary.gpus && shared.summary.requests.total === dedicated.summary.requests.total && service(shared) >= 0.9) {
     return { title: `${shared.label} serves the same requests on ${format.plural(shared.summary.gpus, "GPU")} instead of ${format.number(dedicated.summary.gpus)}`,
              saved: 1 - shared.summary.gpus / dedicated.summary.gpus, run: shared, dedicated };
   }
@@ -235,7 +235,7 @@ function addService(page) {
     });
     const least = (of) => worst.find((w) => w.run === of);
     const best = least(page.best) || worst[0], low = worst.slice().sort((a, b) => a.least - b.least)[0];
-    const words = (w) => w.least === 1 ? "delivers every token in time" : `delivers at least ${format.percent(w.least)} % of every window's tokens in time`;
+    const words = (w) => w.least === 1 ? "delivers every token in time" : `delivers at least ${format.percent(w.least)} % of the tokens of every busy window in time`;
     const title = low !== best ? `${best.run.label} ${words(best)}; ${low.run.label} falls to ${format.percent(low.least)} %`
       : best.least === 1 ? `${best.run.label} ${words(best)}` : `${best.run.label} ${words(best)}; the worst is at ${format.clock(best.at, page.span_s)}`;
     addChart(section, {
@@ -372,7 +372,7 @@ function addFleet(page) {
   const section = addSection("fleet", "Fleet", "What every GPU did. Zoom with the sliders, ctrl + wheel (time) or alt + wheel (GPUs), or with + − ← → 0 when a chart is focused; charts along time stay together.");
   if (runs.some((run) => run.fleet)) {
     const swatches = el("span", { class: "swatches" }, [...kStates, ["idle", "idle"]].map(([key, name]) => el("span", {}, el("span", { class: "swatch", style: `background:var(--state-${key})` }), name)));
-    const note = el("span", { class: "swatches", hidden: true }, "a colour per model; paler: more idle");
+    const note = el("span", { class: "swatches", hidden: true }, "21 colours, by rank, then from the first again; the tooltip names the model; paler: more idle");
     const choose = (by) => el("label", {}, el("input", { type: "radio", name: "fleet-by", value: by, checked: by === fleetBy, onchange: () => {
       fleetBy = by;
       note.hidden = by === "state";
@@ -503,7 +503,7 @@ function addPlans(page) {
       const colours = coloursOfPolicies(found.map((p) => p.policy));
       const below = (p) => sum(p.units.map((u) => u.below ? u.below.gpus : u.gpus || 0));
       addChart(section, {
-        id: several ? `plan-curve-${plan.number}` : "plan-curve", height: 300, wide: true, title: "One size less misses the target", sub: `${kind} attainment at the answer and at the next size below; dashed: the target`,
+        id: several ? `plan-curve-${plan.number}` : "plan-curve", height: 300, wide: true, title: curves.every((p) => p.attainment_below[kind].mean < plan.targets[kind]) ? "One size less misses the target" : "The answer and one size less", sub: `${kind} attainment at the answer and at the next size below; dashed: the target`,
         option: (t) => ({
           grid: { left: 64, right: 24, top: 34, bottom: 46 }, legend: { data: curves.map((p) => p.policy) },
           xAxis: axis(t, { type: "value", name: "GPUs", scale: true, minInterval: 1, axisLabel: { formatter: format.short } }),

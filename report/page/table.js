@@ -85,11 +85,11 @@ function addTable(parent, { id, caption, columns, rows, sort, descending = true,
 // Arrivals by window as bars, in the colour of how many of the window's tokens came in time.
 function sparkline(model, windows) {
   const width = 132, height = 24, n = windows.windows;
-  const paths = { good: "", fair: "", poor: "" };
+  const paths = { good: "", fair: "", poor: "", none: "" };
   for (let w = 0; w < n; ++w) {
     const level = windows.arrived[model * n + w], share = windows.on_time[model * n + w];
     if (level === 0) continue;
-    const kind = share === 255 || share >= 198 ? "good" : share >= 180 ? "fair" : "poor";
+    const kind = share === 255 ? "none" : share >= 198 ? "good" : share >= 180 ? "fair" : "poor";
     const h = Math.max(1.5, level / 255 * height);
     paths[kind] += `M${(w * width / n).toFixed(1)} ${height}v${-h.toFixed(1)}h${Math.max(1, width / n - 0.5).toFixed(1)}v${h.toFixed(1)}z`;
   }

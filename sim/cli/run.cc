@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -120,6 +121,14 @@ std::string WriteTimeline(const Timeline& timeline, const Options& options, cons
   return line;
 }
 
+// A results folder holds what its manifest lists, and nothing else.
+void CheckTimelineOutside(const std::string& file, const std::string& folder) {
+  namespace fs = std::filesystem;
+  const fs::path below = fs::absolute(file).lexically_normal().lexically_relative(fs::absolute(folder).lexically_normal());
+  if (!below.empty() && *below.begin() != "..")
+    throw InputError(fmt::format("--timeline: {} lies in the results folder {}; expected a file beside it", file, folder));
+}
+
 struct Outcome {
   WorkloadFacts facts;
   RunResult result;
@@ -150,6 +159,7 @@ void Run(const Options& options, const Invocation& invocation) {
   const std::unique_ptr<Timeline> timeline = TimelineOf(options);
   const Scenario scenario = LoadScenarioArgument(options);
   const bool to_files = !options.out.empty();
+  if (to_files && timeline) CheckTimelineOutside(options.timeline, options.out);
   const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
   const auto file = timeline ? std::make_unique<TimelineFile>(options.timeline) : nullptr;
   const auto clean_up = [&folder, &file] {
@@ -192,8 +202,10 @@ void AddRunCommand(CLI::App& app, Invocation& invocation) {
       ->check([](const std::string& file) { return file.empty() ? "expected the name of a file" : ""; })
       ->type_name("FILE.json.gz");
   command->add_option("--timeline-window", options->window, "only of this time, in seconds; default: as much as fits")
+      ->check([](const std::string& text) { return text.empty() ? "expected A..B" : ""; })
       ->type_name("A..B");
   command->add_option("--timeline-instances", options->instances, "only of these, as in 0-15,40; default: all")
+      ->check([](const std::string& text) { return text.empty() ? "expected numbers of instances" : ""; })
       ->type_name("LIST");
   command->footer(kExamples);
   command->callback([options, &invocation] { invocation.action = [options, &invocation] { Run(*options, invocation); }; });
