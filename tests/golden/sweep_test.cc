@@ -110,6 +110,48 @@ TEST_CASE("Sweeps are the same bytes on any number of threads and ranks", "[gold
       "env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 timeout 60 mpirun --oversubscribe -n ";
   for (const char* ranks : {"2", "4"}) {
     fs::remove_all(desk / "other");
+    const int code = Shell(desk, mpirun + ranks + " \"$P\" " + kSweep + "--threads 1 --out other");
+    CAPTURE(ranks, Get(desk / "stderr"));
+    CHECK(code == 3);
+    CHECK(Get(desk / "other" / "sweep.csv") == expected);
+    CHECK(!fs::exists(desk / "other.journal"));
+  }
+  // One says it for all; and what runs in one process only says so.
+  CHECK(Shell(desk, mpirun + "2 \"$P\" sweep quickstart --vary fleet.gpus=0") == 2);
+  const std::string said = Get(desk / "stderr");
+  CHECK(said.find("poolsim: --vary: point 1") != std::string::npos);
+  CHECK(said.find("poolsim: --vary: point 1") == said.rfind("poolsim: --vary: point 1"));
+  // A rank that dies ends the job, and what was finished is kept.
+  fs::remove_all(desk / "other");
+  const int died = Shell(desk, mpirun + "2 sh -c 'if [ $OMPI_COMM_WORLD_RANK = 1 ]; then (" + UntilFinished("other") +
+                                   "kill -9 $$) & fi; exec \"$0\" \"$@\"' \"$P\" " + kLong + "--out other");
+  CAPTURE(Get(desk / "stderr"));
+  CHECK(died != 0);
+  CHECK(!fs::exists(desk / "other"));
+  CHECK(Get(desk / "stderr").find("mpirun") != std::string::npos);
+  const std::string journal = Get(desk / "other.journal");
+  CHECK(std::count(journal.begin(), journal.end(), '\n') > 2);
+}
+
+TEST_CASE("What runs in one process says so to a launcher of several", "[golden]") {
+  const fs::path desk = Fresh("launched");
+  CHECK(Shell(desk, "env OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 \"$P\" run quickstart") == 2);
+  CHECK(Get(desk / "stderr").find("poolsim run runs in one process") != std::string::npos);
+  CHECK(Shell(desk, "env OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 \"$P\" run quickstart") == 2);
+  CHECK(Get(desk / "stderr").empty());
+}
+
+TEST_CASE("A sweep that is killed again and again ends with the same bytes", "[golden]") {
+  const fs::path desk = Fresh("killed");
+  const auto begin = std::chrono::steady_clock::now();
+  CHECK(CallIn(desk, kSweep + "--threads 1 --out whole").code == 3);
+  const double whole_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const std::string expected = Get(desk / "whole" / "sweep.csv");
+  const char* wanted = std::getenv("POOLSIM_KILLS");
+  const int kills = wanted != nullptr ? std::atoi(wanted) : 30;
+  poolsim::Rng rng(7, "kills");
+  int killed = 0, ended = 0;
+  for (int call = 0; killed < kills && call < 20 * kills; ++call) {
     const int code = Shell(desk, fmt::format("{{ \"$P\" {} --out out --threads 1 & sleep {}; kill -9 $! 2>/dev/null; wait $!; }}",
                                              kSweep, 0.003 + whole_s * rng.Uniform01()));
     if (code == 137) {
@@ -142,7 +184,7 @@ TEST_CASE("A journal goes on only with its own sweep", "[golden]") {
   CHECK(CallIn(desk, kShort + "--out whole").code == 0);
   const std::string expected = Get(desk / "whole" / "sweep.csv");
   // Killed when some are finished.
-  Shell(desk, "(\"$P\" " + kShort + "--threads 1 --out out & " + UntilFinished("out") + "kill -9 $!)");
+  Shell(desk, "(\"$P\" " + kShort + "--threads 1 --out out & " + UntilFinished("out") + "kill -9 $!; wait $!)");
   const std::string journal = Get(desk / "out.journal");
   REQUIRE(!journal.empty());
   const Ended foreign = CallIn(desk, kShort + "--out out --set slo.tbt_slo_s=0.2");
