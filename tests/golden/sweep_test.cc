@@ -107,7 +107,8 @@ TEST_CASE("Sweeps are the same bytes on any number of threads and ranks", "[gold
     return;
   }
   const std::string mpirun =
-      "env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 timeout 60 mpirun --oversubscribe -n ";
+      "env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 timeout 60 mpirun "
+      "--oversubscribe -n ";
   for (const char* ranks : {"2", "4"}) {
     fs::remove_all(desk / "other");
     const int code = Shell(desk, mpirun + ranks + " \"$P\" " + kSweep + "--threads 1 --out other");
