@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string_view>
 #include <system_error>
+#include <thread>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -90,7 +91,13 @@ void Journal::Open() {
   const std::string begins = fmt::format("{{\"{}\":", kMagic);
   std::string found(begins.size(), '\0');
   std::string why;
-  if (flock(file_, LOCK_EX | LOCK_NB) != 0) {
+  // A process that was killed a moment ago may be writing still.
+  int locked = flock(file_, LOCK_EX | LOCK_NB);
+  for (int tries = 0; locked != 0 && tries < 50; ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    locked = flock(file_, LOCK_EX | LOCK_NB);
+  }
+  if (locked != 0) {
     why = errno == EWOULDBLOCK ? "another process is writing it; name another --out" : "cannot be locked";
   } else if (pread(file_, found.data(), found.size(), 0) != static_cast<ssize_t>(found.size()) || found != begins) {
     why = "it is there, and is no journal of poolsim's";

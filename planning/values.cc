@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdint>
 
 #include <fmt/format.h>
 
@@ -21,6 +22,10 @@ double ValueRange::At(double share) const { return ByFactors(*this) ? low * Pow(
 
 std::vector<Json> ValueRange::Spaced(int points) const {
   std::vector<Json> values;
+  if (whole && high - low < points) {
+    for (double x = low; x <= high; ++x) values.push_back(static_cast<std::int64_t>(x));
+    return values;
+  }
   for (int i = 0; i < points; ++i) {
     double x = low;
     if (i > 0) x = i == points - 1 ? high : At(static_cast<double>(i) / (points - 1));

@@ -17,7 +17,7 @@ struct ValueRange {
 
   // At a share in [0, 1] of the way from low to high, on the range's scale; not made whole.
   double At(double share) const;
-  // `points` values from low to high, equally spaced on the range's scale, whole ones each once.
+  // `points` values from low to high, equally spaced on the range's scale; whole ones each once, and all where there are no more.
   std::vector<Json> Spaced(int points) const;
 };
 

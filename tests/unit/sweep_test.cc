@@ -60,6 +60,7 @@ TEST_CASE("A cartesian design has every combination, the last setting fastest; a
 TEST_CASE("A range keeps the type of its setting, and a list the type of its values", "[unit]") {
   CHECK(ParseVaried("fleet.gpus=1..9:3", Resolved()).values == std::vector<Json>{1, 3, 9});
   CHECK(ParseVaried("fleet.gpus=1..9:3", Resolved()).values[1].is_number_integer());
+  CHECK(ParseVaried("fleet.gpus=1..6:6", Resolved()).values == std::vector<Json>{1, 2, 3, 4, 5, 6});
   CHECK(ParseVaried("fleet.cell_gpus=8..10:3", Resolved()).values[1].is_number_integer());
   CHECK(ParseVaried("fleet.pue=1..3:3", Resolved()).values[1].is_number_float());
   CHECK(ParseVaried("workload.path=../a.csv,../b.csv", Resolved()).values == std::vector<Json>{"../a.csv", "../b.csv"});
