@@ -258,6 +258,7 @@ void AddSweepCommand(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("sweep", "simulate a scenario under many settings, a row for each");
   AddSimulationOptions(*command, *options);
+  command->remove_option(command->get_option("--report"));  // a page shows no sweeps
   command->add_option("--vary", options->vary, "a setting and its values; may be given often")
       ->required()
       ->allow_extra_args(false)
