@@ -158,6 +158,7 @@ class TimelineShard final : public SpanObserver {
     if (way.waits) Waits(inst, i, -1, now);
     if (way.arrival < from_ || way.prefill.instance == kNone) return;
     Timeline::Flow flow;
+    flow.sequence = sequence;
     flow.arrival = way.arrival;
     flow.prefill = way.prefill;
     flow.decode = way.decode;
@@ -197,7 +198,7 @@ class TimelineShard final : public SpanObserver {
   };
 
   void Add(const Event& e) {
-    if (e.from >= timeline_.cut_ || (Timeline::IsCounter(e.kind) ? e.from < from_ : e.to <= from_ || e.to <= e.from)) return;
+    if (e.from >= timeline_.cut_ || (!Timeline::IsCounter(e.kind) && (e.to <= from_ || e.to <= e.from))) return;
     events_.push_back(e);
     Flush();
   }
@@ -214,10 +215,11 @@ class TimelineShard final : public SpanObserver {
     Count(waiting_, Kind::kWaiting, kNone, now, waiting_.value + change);
     if (few_ && inst.shown) Count(inst.waiting, Kind::kWaitingAt, i, now, inst.waiting.value + change);
   }
-  // Of several values in one nanosecond the last counts.
+  // Of several values in one nanosecond the last counts; so does, as its first, the last one before the window.
   void Count(Counter& counter, Kind kind, InstanceId i, TimePs now, std::int64_t value) {
     if (value == counter.value) return;
     counter.value = value;
+    now = std::max(now, from_);
     if (counter.pending.kind == kind && now / kPsPerNs != counter.pending.from / kPsPerNs) Add(counter.pending);
     counter.pending.kind = kind;
     counter.pending.from = now;
@@ -347,8 +349,10 @@ void Timeline::WriteEvent(const Gathered& in, std::int64_t pid, const std::vecto
   const char* kind = kNames[static_cast<std::size_t>(e.kind)];
   const std::string& model = models[static_cast<std::size_t>(e.model)];  // quoted
   const std::int64_t thread = e.kind == Kind::kArrivals ? pid : ThreadOf(in.process, e);
+  // How long arrivals show depends on the next, which may lie beyond the cut.
+  const TimePs until = e.kind == Kind::kArrivals ? std::min(e.to, cut_.load()) : e.to;
   fmt::format_to(to, R"({{"ph":"X","pid":{},"tid":{},"ts":{},"dur":{},"cat":"{}","name":"{} {},"args":{{"model":{})", pid, thread,
-                 Micros(from), Micros(e.to / kPsPerNs - from), kind, kind, model.substr(1), model);
+                 Micros(from), Micros(until / kPsPerNs - from), kind, kind, model.substr(1), model);
   switch (e.kind) {
     case Kind::kPrefill:
       fmt::format_to(to, R"(,"requests":{},"tokens":{})", e.requests, e.first);
@@ -399,6 +403,7 @@ void Timeline::WriteShard(std::size_t number, Writing& writing) const {
   using Entry = std::tuple<TimePs, int, std::size_t>;  // ns; slice, flow event, counter; which
   std::vector<Entry> lines;
   std::set<std::int64_t> threads;
+  // What lies beyond the cut may be here or not, as threads came; nothing of it may show, not in numbers either.
   const TimePs cut = cut_;
   for (std::size_t n = 0; n < shard.events.size(); ++n) {
     const Event& e = shard.events[n];
@@ -407,9 +412,11 @@ void Timeline::WriteShard(std::size_t number, Writing& writing) const {
     if (!IsCounter(e.kind)) threads.insert(e.kind == Kind::kArrivals ? pid : ThreadOf(shard.process, e));
   }
   const auto last_ns = [](const Flow& f) { return std::max(f.last.at / kPsPerNs - 1, f.last_begin / kPsPerNs); };
+  std::vector<std::int64_t> ids(shard.flows.size());
   for (std::size_t n = 0; n < shard.flows.size(); ++n) {
     const Flow& f = shard.flows[n];
     if (f.last_begin >= cut) continue;
+    ids[n] = writing.flows++;
     lines.emplace_back(f.arrival / kPsPerNs, 1, n * 4);
     if (f.prefill.instance != kNone) lines.emplace_back(f.prefill.at / kPsPerNs, 1, n * 4 + 1);
     if (f.decode.instance != kNone) lines.emplace_back(f.decode.at / kPsPerNs, 1, n * 4 + 2);
@@ -453,15 +460,15 @@ void Timeline::WriteShard(std::size_t number, Writing& writing) const {
                       (n % 4 == 1 && f.decode.instance == kNone && f.last.instance == kNone);
     Event at;  // in whose thread it is
     if (point != nullptr) at.instance = point->instance;
-    fmt::format_to(std::back_inserter(out),
-                   R"({{"ph":"{}","pid":{},"tid":{},"ts":{},"cat":"request","name":"request","id":{}{}}})",
-                   point == nullptr ? "s"
-                   : ends           ? "f"
-                                    : "t",
-                   pid, point == nullptr ? pid : ThreadOf(shard.process, at), Micros(ns),
-                   writing.flows + static_cast<std::int64_t>(n / 4), ends ? R"(,"bp":"e")" : "");
+    fmt::format_to(
+        std::back_inserter(out),
+        R"({{"ph":"{}","pid":{},"tid":{},"ts":{},"cat":"request","name":"request","id":{}{},"args":{{"request":{}}}}})",
+        point == nullptr ? "s"
+        : ends           ? "f"
+                         : "t",
+        pid, point == nullptr ? pid : ThreadOf(shard.process, at), Micros(ns), ids[n / 4], ends ? R"(,"bp":"e")" : "",
+        f.sequence);
   }
-  writing.flows += static_cast<std::int64_t>(shard.flows.size());
 }
 
 void Timeline::Write(const Json& about, const std::function<void(std::string_view)>& sink) const {

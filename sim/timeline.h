@@ -6,13 +6,14 @@
 // Instances are numbered through the fleet, as in fleet.csv. Further:
 //
 //   slices    prefill, decode (the steps of one grant), mixed (steps with pieces of prompts), switch, wait for KV; weights,
-//   prefetch,
-//             KV in, KV out; and "arrivals", a thread per process with a slice of at most 1 us for what arrives in one nanosecond
+//             prefetch, KV in, KV out; and "arrivals", a thread per process with a slice of at most 1 us for what arrives in
+//             one nanosecond
 //   flows     a request from its arrival to its first prefill, its first turn of decode and the slice in which it ends; only of
-//             requests whose whole way lies in the window and on instances that are shown
-//   counters  "without first token": requests that wait for it, per process; with up to kFewInstances instances also for each,
-//   and
-//             "KV memory": bytes on its GPUs, as when it turns to the next thing
+//             requests whose whole way lies in the window and on instances that are shown. "request" is its number in
+//             requests.csv, which starts anew in each process
+//   counters  "without first token": requests that wait for it, per process, on shown instances or not; with up to
+//             kFewInstances instances also for each, and "KV memory": bytes on its GPUs, as when it turns to the next thing.
+//             What a counter stands at when the window begins is its first value
 //
 // What overlaps the window comes whole. Times are whole nanoseconds, ends and begins rounded down alike, so that what follows
 // without a gap does so in the file; `dur` is the difference. In each thread slices come in order and do not overlap; a flow
@@ -114,6 +115,7 @@ class Timeline {
     TimePs at = 0;
   };
   struct Flow {
+    std::int64_t sequence = 0;
     TimePs arrival = 0;
     Point prefill;
     Point decode;

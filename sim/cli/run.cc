@@ -38,8 +38,9 @@ constexpr const char* kExamples =
     "All settings: poolsim schema.\n"
     "\n"
     "A timeline shows prefills, turns of decode, switches and moves of weights and KV cache on each\n"
-    "instance, requests as flows, and counters. Instances are numbered as in fleet.csv. It holds a\n"
-    "million events: it ends where there would be more, and says so.";
+    "instance, counters, and requests as flows: those whose whole way lies in the window and on the\n"
+    "instances. Instances are numbered as in fleet.csv, requests as in requests.csv. It holds a million\n"
+    "events: it ends where there would be more, and says so.";
 
 struct Options : SimulationOptions {
   std::string timeline;  // file; empty: none

@@ -239,7 +239,7 @@ TEST_CASE("A whole run's timeline adds up to its utilisation, and shows every re
 }
 
 TEST_CASE("A timeline does not depend on threads, nor the run on whether there is one", "[property]") {
-  for (const std::int64_t most : {kMostEvents, std::int64_t{2000}}) {
+  for (const std::int64_t most : {kMostEvents, std::int64_t{2000}, std::int64_t{1500}, std::int64_t{300}}) {
     Timeline::Options wanted;
     wanted.most_events = most;
     const Trace one = Traced(TwoPools(), wanted);
@@ -282,6 +282,18 @@ TEST_CASE("A timeline shows the window and the instances that it was asked for",
   std::copy_if(window.slices.begin(), window.slices.end(), std::back_inserter(found), IsInstance);
   CHECK(Sorted(found) == Sorted(expected));
   CHECK(!expected.empty());
+  // Counters start with what they stand at when the window begins.
+  CHECK(window.counters.size() > 10);
+  for (const auto& [name, series] : window.counters) {
+    CAPTURE(name.first, name.second);
+    std::vector<std::pair<std::int64_t, double>> values;
+    for (const auto& [at, value] : whole.counters.at(name)) {
+      if (at >= 10'500'000'000) break;
+      if (at <= 10'000'000'000) values.clear();
+      values.push_back({std::max<std::int64_t>(at, 10'000'000'000), value});
+    }
+    CHECK(series == values);
+  }
 
   wanted = {};
   wanted.instances = {{0, 2}, {11, 11}};
@@ -311,6 +323,49 @@ TEST_CASE("A timeline shows the window and the instances that it was asked for",
 
   wanted.instances = {{3, 16}};
   CHECK_THROWS_WITH(Traced(TwoPools(), wanted), "--timeline-instances: there is no instance 16: the fleet has 0 to 15");
+}
+
+TEST_CASE("A flow says which request it is", "[property]") {
+  const Trace trace = Traced(OnePool());
+  std::map<std::int64_t, std::int64_t> first;  // request that arrives first, by its time
+  for (const Slice& s : trace.slices) {
+    if (s.kind == "arrivals") first[s.from] = s.event["args"]["first"];
+  }
+  const Json json = Json::parse(trace.text);
+  for (const Json& e : json["traceEvents"]) {
+    if (e["ph"] == "s") CHECK(e["args"]["request"] == first.at(Ns(e["ts"])));
+  }
+}
+
+TEST_CASE("A prefetch that made way for another says so", "[property]") {
+  Timeline timeline({});
+  timeline.Expect(1, 1);
+  Timeline::Process process;
+  process.models = {"a"};
+  process.instances.resize(1);
+  auto observer = timeline.Watch(0, process);
+  Move move;
+  move.kind = Move::Kind::kPrefetch;
+  move.instance = 0;
+  move.model = 0;
+  move.tier = Tier::kHostCache;
+  move.from = kPsPerSecond;
+  move.to = 2 * kPsPerSecond;
+  move.bytes = 5;
+  move.dropped = true;
+  observer->OnMove(move);
+  move.from = 3 * kPsPerSecond;
+  move.to = 4 * kPsPerSecond;
+  move.dropped = false;
+  observer->OnMove(move);
+  observer.reset();
+  Trace trace;
+  timeline.Write(Json::object(), [&](std::string_view piece) { trace.text += piece; });
+  trace.events = timeline.events();
+  Read(trace);
+  REQUIRE(trace.slices.size() == 2);
+  CHECK(trace.slices[0].event["args"] == Json({{"model", "a"}, {"from", "host_cache"}, {"bytes", 5}, {"dropped", true}}));
+  CHECK(!trace.slices[1].event["args"].contains("dropped"));
 }
 
 TEST_CASE("Names that JSON must escape are escaped", "[property]") {
@@ -364,6 +419,12 @@ TEST_CASE("run --timeline writes a file whole or not at all", "[golden]") {
     CHECK(std::count(ended.err.begin(), ended.err.end(), '\n') == 1);
     CHECK(fs::is_empty(folder));
   }
+  // Interrupted. (SIGTERM, for a shell has its background children ignore SIGINT.)
+  ended = CallIn(folder, "list policies >/dev/null; " + testing::Quoted(POOLSIM_EXECUTABLE) +
+                             " run quickstart --quiet --set workload.params.duration_s=5000000 --timeline late.json & "
+                             "for n in $(seq 1000); do [ -e late.json.partial ] && break; sleep 0.01; done; kill $!; wait $!");
+  CHECK(ended.code == 128 + 15);
+  CHECK(fs::is_empty(folder));
   // A disk that is full after 8 blocks.
   ended = CallIn(folder, "list policies >/dev/null; trap '' XFSZ; ulimit -f 8; " + testing::Quoted(POOLSIM_EXECUTABLE) + " " +
                              run + "--timeline full.json");
