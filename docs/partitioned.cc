@@ -67,6 +67,12 @@ class Partitioned final : public Policy {
     GrantRun(run_, i, model, view, grant);  // a prefill of those without KV, else a decode of all
   }
 
+  // For checkpoints; run_ is filled anew each time.
+  bool State(Archive& a) override {
+    a(queues_);
+    return true;
+  }
+
  private:
   Params params_;
   std::vector<InstanceId> home_;               // by model

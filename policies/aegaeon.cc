@@ -218,6 +218,11 @@ class Aegaeon final : public Policy {
     }
   }
 
+  bool State(Archive& a) override {
+    a(started_, prefill_, taken_prefill_, work_, open_groups_of_, decode_, batches_, batches_of_);
+    return true;
+  }
+
  private:
   struct Group {
     ModelId model = kNone;
@@ -225,12 +230,14 @@ class Aegaeon final : public Policy {
     std::int64_t tokens = 0;  // their contexts
     std::deque<RequestId> waiting;
     TimePs load = 0;  // switching to it, when the group before is of another model
+    void State(Archive& a) { a(model, joined, tokens, waiting, load); }
   };
   struct Prefill {
     std::deque<Group> groups;  // a group is gone when its last request has been taken
     RequestId taken = kNone;   // the request that is switched for or prefilled
     TimePs taken_load = 0;     // the switch that it may need
     std::int64_t waiting = 0;  // requests
+    void State(Archive& a) { a(groups, taken, taken_load, waiting); }
   };
   // A decode batch as the policy sees it; `label` is its name for the engine.
   struct Work {
@@ -240,6 +247,7 @@ class Aegaeon final : public Policy {
     std::vector<RequestId> members;   // pending ones included
     std::vector<RequestId> pending;   // not granted to the engine's batch yet
     std::int64_t pending_tokens = 0;  // their context, which does not grow while they wait
+    void State(Archive& a) { a(label, model, rank, members, pending, pending_tokens); }
   };
   struct Turn {
     int label;
@@ -255,6 +263,7 @@ class Aegaeon final : public Policy {
     std::vector<ModelId> kept;  // most recently used first
     int next_label = 0;
     std::vector<int> free_labels;
+    void State(Archive& a) { a(batches, round, turn, used, started, running, kept, next_label, free_labels); }
   };
 
   // Not full for good: a full group is not looked at again.

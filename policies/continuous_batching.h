@@ -27,6 +27,7 @@ class ContinuousBatching {
   explicit ContinuousBatching(BatchingParams params) : params_(std::move(params)) {}
 
   void Resize(std::size_t instances) { queues_.resize(instances); }
+  void State(Archive& a) { a(queues_, where_); }
   void OnQueued(RequestId r, InstanceId i, const ClusterView& view);
   void OnPreempted(RequestId r, InstanceId i, const ClusterView& view);
   void OnRemoved(RequestId r, InstanceId i);
@@ -41,6 +42,7 @@ class ContinuousBatching {
     std::deque<RequestId> waiting;  // for a prefill
     std::deque<RequestId> ready;    // with KV on the host, for a place in the batch
     std::int64_t outstanding = 0;
+    void State(Archive& a) { a(waiting, ready, outstanding); }
   };
   // Label of a model's batch on an instance: its place among the models of the instance.
   static int Label(InstanceId i, ModelId m, const ClusterView& view);

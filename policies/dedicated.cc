@@ -92,6 +92,11 @@ class Dedicated final : public Policy {
   void Next(InstanceId i, const ClusterView& view, Grant& grant) override { batching_.Next(i, view, grant); }
   bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override { return batching_.Preempts(r, i, view); }
 
+  bool State(Archive& a) override {
+    a(batching_, turn_);
+    return true;
+  }
+
  private:
   static constexpr const char* kReplicasPath = "scenario: /policy/params/dedicated/replicas";
 

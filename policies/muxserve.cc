@@ -126,6 +126,11 @@ class MuxServe final : public Policy {
   void Next(InstanceId i, const ClusterView& view, Grant& grant) override { batching_.Next(i, view, grant); }
   bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override { return batching_.Preempts(r, i, view); }
 
+  bool State(Archive& a) override {
+    a(batching_);
+    return true;
+  }
+
  private:
   Params params_;
   ContinuousBatching batching_;

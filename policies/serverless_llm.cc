@@ -117,6 +117,11 @@ class ServerlessLlm final : public Policy {
     GrantRun(run_, i, model, view, grant);
   }
 
+  bool State(Archive& a) override {
+    a(queues_);
+    return true;
+  }
+
  private:
   struct Entry {
     RequestId request = kNone;  // kNone: gave up, and keeps its place until the instance looks at its queue

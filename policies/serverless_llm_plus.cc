@@ -124,15 +124,22 @@ class ServerlessLlmPlus final : public Policy {
     GrantRun(g.requests, i, g.model, view, grant);
   }
 
+  bool State(Archive& a) override {
+    a(queues_);
+    return true;
+  }
+
  private:
   struct Group {
     ModelId model = kNone;
     std::vector<RequestId> requests;
+    void State(Archive& a) { a(model, requests); }
   };
   struct Queue {
     std::vector<Group> groups;  // the first one runs
     bool running = false;
     bool reorder = false;  // a request has arrived somewhere since the groups were put in order
+    void State(Archive& a) { a(groups, running, reorder); }
   };
 
   bool HasRoom(const Group& g, ModelId model) const {

@@ -4,8 +4,7 @@
 // three facts:
 //   - after step n of the batch, a member has generated n + generated_offset tokens, so finishing is a heap of step numbers;
 //   - the deadline of the token that a member gets in step n is key + n x TBT target with a key that never changes, so the order
-//   by
-//     slack is constant and one heap tells whether anyone is late at all;
+//     by slack is constant and one heap tells whether anyone is late at all;
 //   - while a step takes at most the TBT target, nobody's slack shrinks.
 // Members that have ever been late are looked at one by one, in records that lie side by side: two comparisons each for a run
 // that is late throughout or on time throughout, else a binary search over its steps.
@@ -108,6 +107,14 @@ class Batch {
 
   // A member that has just made its last step, or kNone. Call until kNone after Account.
   RequestId PopFinished(const RequestTable& requests);
+
+  // But for the padding table, which is the engine's.
+  void State(Archive& a, const PaddingTable& padding) {
+    a(number, instance, label, model, stepping, incoming, in_steps, in_switches, in_kv, settled);
+    a(steps_, context_, incoming_context_, blocks_, measured_, last_end_, slow_step_, block_tokens_, block_shift_, padding_);
+    a(offset_sum_, finish_, clean_, late_, fresh_, fresh_stamps_);
+    padding_table_ = &padding;
+  }
 
   std::int64_t Generated(const Request& r) const { return r.stepping ? steps_ + r.generated_offset : r.generated; }
 

@@ -225,6 +225,18 @@ void Engine::OnArrival(const RequestSpec& spec) {
   if (!setup_.exact_timeouts) OverdueAtScheduling();
 }
 
+void Engine::State(Archive& a) {
+  a(instances_, nodes_);
+  for (Link& link : links_) a(link);
+  std::size_t batches = batches_.size();
+  a(batches);
+  if (a.reads()) batches_.resize(batches);
+  for (Batch& batch : batches_) batch.State(a, padding_table_);
+  a(places_, free_batches_, tickets_, free_tickets_, requests_, events_, first_token_deadlines_, total_deadlines_);
+  a(host_kv_used_, now_, next_sequence_, begun_, over_, result_, finished_, failed_);
+  metrics_.State(a);
+}
+
 EngineResult Engine::Finish() {
   const bool cut = over_;
   if (!begun_) Begin();

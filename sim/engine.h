@@ -101,6 +101,8 @@ class Engine final : public ClusterView, public Oracle {
   // No more requests: simulates to the end (or the horizon). Once, after the last Feed.
   EngineResult Finish();
   TimePs simulated() const { return now_; }
+  // For checkpoints, between calls of Feed: all that has changed since the engine was made.
+  void State(Archive& a);
 
   Metrics& metrics() { return metrics_; }
   const std::vector<InstanceFacts>& plan() const { return facts_; }
@@ -164,6 +166,10 @@ class Engine final : public ClusterView, public Oracle {
     // The answer to the last question of how many sub-steps were done by now: policies ask again and again.
     mutable TimePs asked_at = -1;
     mutable std::int64_t asked_steps = 0;
+    void State(Archive& a) {
+      a(parts, cycle, start, kink, end, quota, planned, truncated, goes_on, before, first_step, steps_before, steps, tokens);
+      a(mixed_price, mixed, steps_left, asked_at, asked_steps);
+    }
   };
   struct Instance {
     ShapeId shape = 0;
@@ -205,6 +211,13 @@ class Engine final : public ClusterView, public Oracle {
     RunState run;
     Grant grant;
     std::vector<std::int32_t> labels;  // batch numbers by label; kNone: none
+    // But for its place in the fleet.
+    void State(Archive& a) {
+      a(phase, busy_for, cancelled, phase_start, loaded, resident, prefetched, prefetch_ready, prefetch_ticket);
+      a(switch_waits_for_prefetch, switch_loads_after_timer, switch_earliest_end, switch_engine_init, switch_copy, switch_source);
+      a(switched_to, switch_began, switch_ended, switch_asked, kv_used, kv_capacity, leaving, coming, last_step_end);
+      a(last_run_time, last_run_label, step_time_since_switch, busy, run, grant, labels);
+    }
   };
   struct CacheEntry {
     ModelId model;
@@ -217,6 +230,7 @@ class Engine final : public ClusterView, public Oracle {
     std::vector<CacheEntry> cache;  // least recently loaded first
     std::vector<std::int32_t> links;
     TierRates loading{};  // GPUs
+    void State(Archive& a) { a(cache_used, cache, loading); }
   };
   struct WeightsAt {
     Tier tier;
@@ -235,6 +249,7 @@ class Engine final : public ClusterView, public Oracle {
     Tier tier = Tier::kNotWeights;
     std::vector<std::pair<std::int32_t, std::int64_t>> batches;  // number, bytes per GPU
     std::vector<MovingRequest> requests;
+    void State(Archive& a) { a(kind, instance, begun, model, tier, batches, requests); }
   };
   struct Deadline {
     TimePs at;

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "sim/archive.h"
 #include "sim/time.h"
 
 namespace poolsim {
@@ -27,6 +28,8 @@ class EventQueue {
 
   explicit EventQueue(std::int64_t slots = 0) { Resize(slots); }
   void Resize(std::int64_t slots) { position_.assign(static_cast<std::size_t>(slots), -1); }
+
+  void State(Archive& a) { a(taken_, heap_, position_); }
 
   bool empty() const { return heap_.empty(); }
   std::size_t size() const { return heap_.size(); }

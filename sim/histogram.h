@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "sim/archive.h"
 #include "sim/time.h"
 
 namespace poolsim {
@@ -53,6 +54,8 @@ class Histogram {
     sum_ += other.sum_;
     max_ = std::max(max_, other.max_);
   }
+
+  void State(Archive& a) { a(first_bin_, bins_, count_, sum_, max_); }
 
   std::int64_t count() const { return count_; }
   TimePs max() const { return max_; }

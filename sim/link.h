@@ -17,6 +17,7 @@
 #include <span>
 #include <vector>
 
+#include "sim/archive.h"
 #include "sim/ids.h"
 #include "sim/time.h"
 
@@ -63,6 +64,8 @@ class Link {
   // From `now` on a GPU gets at most shares[t] bytes/s from tier t. Returns whether that changes any transfer's rate.
   bool SetShares(TimePs now, const TierRates& shares);
 
+  void State(Archive& a) { a(lanes_, shares_, loading_, told_, now_, next_end_); }
+
   std::int64_t pending(int lane, Direction direction) const {
     return static_cast<std::int64_t>(lanes_[Index(lane, direction)].queue.size());
   }
@@ -79,6 +82,7 @@ class Link {
   };
   struct Lane {
     std::deque<Transfer> queue;
+    void State(Archive& a) { a(queue); }
   };
   static constexpr std::int64_t kUnlimited = std::numeric_limits<std::int64_t>::max();
   static std::size_t Index(int lane, Direction direction) {

@@ -180,10 +180,12 @@ void Metrics::Busy(Activity kind, TimePs from, TimePs to, std::int64_t gpus) {
 }
 
 void Metrics::AddToRecord(InstanceId i, Activity kind, TimePs from, TimePs to, std::int64_t gpus, ModelId m) {
+  const TimePs part = std::max<TimePs>(1, window_ / kFleetParts);
   while (from < to) {
-    const TimePs end = std::min(to, WindowEnd(from));
-    WindowAt(from);
-    record_->Busy(i, static_cast<std::int64_t>(recent_), kind, end - from, gpus, m);
+    const int shift = record_->fleet().shift();
+    const std::int64_t w = from / part >> shift;
+    const TimePs end = std::min(to, ((w + 1) << shift) * part);
+    record_->Busy(i, w << shift, kind, end - from, gpus, m);
     from = end;
   }
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "sim/archive.h"
 #include "sim/histogram.h"
 #include "sim/link.h"
 #include "sim/record.h"
@@ -63,6 +64,10 @@ struct ModelMetrics {
   Histogram e2e;
   std::array<__int128, kSpells> spent{};  // [ps] of the finished requests; the sum is that of e2e
   void Merge(const ModelMetrics& other);
+  void State(Archive& a) {
+    a(requests, outcomes, prompt_tokens, wanted_tokens, output_tokens, on_time_tokens, on_time_requests, smooth_requests);
+    a(service, switches, busy, ttft, tbt, tpot, e2e, spent);
+  }
 };
 
 // Where the weights of a switch were when it began.
@@ -106,6 +111,9 @@ struct SwitchMetrics {
     return from[static_cast<std::size_t>(WeightSource::kPrefetched)] + from[static_cast<std::size_t>(WeightSource::kPrefetching)];
   }
   void Merge(const SwitchMetrics& other);
+  void State(Archive& a) {
+    a(from, prefetches, cache_hits, cache_misses, cache_evictions, bytes, engine_init, weights, copy, kv, latency, kv_sync);
+  }
 };
 
 struct Window {
@@ -156,6 +164,12 @@ class Metrics {
   // Keeps a record from now on, or gives it away.
   void Keep(std::unique_ptr<Record> record) { record_ = std::move(record); }
   std::unique_ptr<Record> TakeRecord() { return std::move(record_); }
+  // But for what it is set up with. A record must be kept already where one was.
+  void State(Archive& a) {
+    a(activity, switching, kv_held, weight_bytes_moved, kv_bytes_moved, active_model_time, models_, in_system_, windows_);
+    a(recent_begin_, recent_end_, recent_, active_models_, active_since_);
+    if (record_ != nullptr) record_->State(a);
+  }
   // Closes the integral of active models, and what is left to the end.
   void End(TimePs now);
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "sim/archive.h"
 #include "sim/cost_model.h"
 #include "sim/fields.h"
 #include "sim/forecast.h"
@@ -222,6 +223,10 @@ struct Grant {
   Hiding hiding = Hiding::kNothing;
   TimePs least = 0;  // a switch never takes less than this
 
+  void State(Archive& a) {
+    a(kind, until, joins, evict, drop, requests, label, batches, quota, quota_after_first, prefetch, pieces, steps, model, keep);
+    a(hiding, least);
+  }
   void Clear() {
     kind = Kind::kIdle;
     until = 0;
@@ -264,7 +269,15 @@ class Scheduler {
 
 // A named policy is the three parts, which share what they know. They are separate ports so that a part can be written, and
 // tested, alone.
-class Policy : public Placement, public Router, public Scheduler {};
+class Policy : public Placement, public Router, public Scheduler {
+ public:
+  // For checkpoints: all that has changed since Place (or Adopt), with a(members...) both ways, and true. A policy that leaves
+  // this out runs, but not with --checkpoint.
+  virtual bool State(Archive& a) {
+    (void)a;
+    return false;
+  }
+};
 
 struct PolicyContext {
   std::uint64_t seed = 1;

@@ -1,8 +1,8 @@
 // What a run keeps for pictures, when it is asked to: who did what on which GPUs, each model over time, and how long prompts and
-// answers are. Its memory does not grow with the run: times are cut into windows of a power of two times the scenario's, which
-// are added up in pairs whenever there are too many, and instances are taken together in rows. Everything is a sum of integers,
-// and what is not (which model was busiest) is added up in the order of events and then of shards, so that results never depend
-// on threads.
+// answers are. Its memory does not grow with the run: times are cut into windows, the scenario's or, of the fleet, parts of
+// them, which are added up in pairs whenever there are too many, and instances are taken together in rows. Everything is a sum of
+// integers, and what is not (which model was busiest) is added up in the order of events and then of shards, so that results
+// never depend on threads.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "sim/archive.h"
 #include "sim/histogram.h"
 #include "sim/ids.h"
 #include "sim/time.h"
@@ -24,6 +25,7 @@ inline constexpr int kActivities = 4;
 using GpuTime = __int128;
 
 inline constexpr std::int64_t kFleetRows = 512;
+inline constexpr std::int64_t kFleetParts = 16;  // the fleet's windows begin as parts of the scenario's
 inline constexpr std::int64_t kFleetWindows = 192;
 inline constexpr std::int64_t kModelWindows = 64;
 
@@ -70,14 +72,14 @@ struct ModelWindow {
   }
 };
 
-// Rows of cells, one for each window of `2^shift` of the scenario's windows. All rows have the same windows, never more than
+// Rows of cells, one for each stretch of `2^shift` windows. All rows have the same windows, never more than
 // `limit`; cells behind a row's last are empty and not there.
 template <class Cell>
 class WindowRows {
  public:
   WindowRows(std::size_t rows, std::int64_t limit) : rows_(rows), limit_(limit) {}
 
-  // `window`: number of one of the scenario's windows.
+  // `window`: number of a window, before any were added up.
   Cell& At(std::size_t row, std::int64_t window) {
     while ((window >> shift_) >= limit_) Double();
     std::vector<Cell>& cells = rows_[row];
@@ -85,6 +87,7 @@ class WindowRows {
     if (at >= cells.size()) cells.resize(at + 1);
     return cells[at];
   }
+  void State(Archive& a) { a(rows_, limit_, shift_); }
   int shift() const { return shift_; }
   std::size_t size() const { return rows_.size(); }
   const std::vector<Cell>& row(std::size_t row) const { return rows_[row]; }
@@ -131,12 +134,14 @@ class Record {
     window.output_tokens += tokens;
     window.on_time_tokens += on_time;
   }
-  // `time` in window `w`, on `gpus` GPUs each.
+  // `time` in window `w` of the fleet's, on `gpus` GPUs each.
   void Busy(InstanceId i, std::int64_t w, Activity activity, TimePs time, std::int64_t gpus, ModelId m) {
     FleetCell& cell = fleet_.At(static_cast<std::size_t>(row_of_[static_cast<std::size_t>(i)]), w);
     cell.activity[static_cast<std::size_t>(activity)] += static_cast<GpuTime>(time) * gpus;
     cell.model.Add(m, time / 1000 * gpus);
   }
+
+  void State(Archive& a) { a(models_, fleet_, row_of_, prompt_tokens_, output_tokens_); }
 
   const WindowRows<ModelWindow>& models() const { return models_; }
   const WindowRows<FleetCell>& fleet() const { return fleet_; }

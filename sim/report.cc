@@ -369,7 +369,7 @@ std::string ModelWindowsCsv(const RunResult& result) {
 std::string FleetCsv(const RunResult& result) {
   std::string out = "row,pool,first_instance,instances,gpus,window_start_s,window_s,prefill,decode,switch,kv_copy,model\n";
   const RunRecord& record = *result.record;
-  const TimePs window = result.window << record.fleet.shift();
+  const TimePs window = std::max<TimePs>(1, result.window / kFleetParts) << record.fleet.shift();
   for (std::size_t r = 0; r < record.rows.size(); ++r) {
     const InstanceRow& row = record.rows[r];
     const std::vector<FleetCell>& cells = record.fleet.row(r);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "sim/archive.h"
 #include "sim/ids.h"
 #include "sim/policy.h"
 #include "sim/time.h"
@@ -95,6 +96,7 @@ class RequestTable {
   }
   Request& operator[](RequestId id) { return requests_[id]; }
   const Request& operator[](RequestId id) const { return requests_[id]; }
+  void State(Archive& a) { a(requests_, free_, in_flight_); }
   std::size_t slots() const { return requests_.size(); }
   std::int64_t in_flight() const { return in_flight_; }
 

@@ -3,14 +3,19 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <cerrno>
 #include <cstdio>
 #include <memory>
 #include <mutex>
 #include <numeric>
 #include <span>
+#include <system_error>
+
+#include <unistd.h>
 
 #include <fmt/format.h>
 
+#include "sim/checkpoint.h"
 #include "sim/errors.h"
 #include "sim/nodes.h"
 #include "sim/report.h"
@@ -43,6 +48,11 @@ struct Group {
   std::size_t first = 0;             // shards first .. first + count - 1
   std::size_t count = 0;
   double expected = 0;  // requests
+  // How far it has come, as far as checkpoints go.
+  std::int64_t reads = 0;  // pieces of the workload that its shards have been given
+  std::uint64_t hash = 0;  // of the requests in them
+  bool done = false;
+  void State(Archive& a) { a(reads, hash, done); }
 };
 
 // Where the requests of a model of the workload go.
@@ -57,11 +67,16 @@ struct Route {
 };
 
 // Rows of requests.csv in the order of shards, whatever the order in which they come: each shard's wait in a file that has no
-// name.
+// name, or that of a run's checkpoints.
 class RowSpool {
  public:
   explicit RowSpool(std::size_t shards) : pieces_(shards), file_(std::tmpfile()) {
     if (file_ == nullptr) throw InputError("no temporary file for requests.csv can be made");
+  }
+  // `goes_on`: what State reads is in the file already.
+  RowSpool(std::size_t shards, const std::string& file, bool goes_on)
+      : pieces_(shards), file_(std::fopen(file.c_str(), goes_on ? "r+b" : "w+b")) {
+    if (file_ == nullptr) throw InputError(fmt::format("{}: {}", file, std::generic_category().message(errno)));
   }
   ~RowSpool() { std::fclose(file_); }
   RowSpool(const RowSpool&) = delete;
@@ -73,6 +88,15 @@ class RowSpool {
     pieces_[shard].push_back({end_, rows.size()});
     end_ += rows.size();
     rows.clear();
+  }
+  // What has been appended is on disk, and what came later than the state is written over.
+  void State(Archive& a) {
+    if (std::fflush(file_) != 0 || fdatasync(fileno(file_)) != 0) Refuse();
+    a(pieces_, end_);
+    if (!a.reads()) return;
+    if (fseeko(file_, 0, SEEK_END) != 0 || ftello(file_) < static_cast<off_t>(end_))
+      throw InputError("the file with the rows of requests.csv, beside the checkpoint, is shorter than it was");
+    if (fseeko(file_, static_cast<off_t>(end_), SEEK_SET) != 0) Refuse();
   }
   void EmitTo(const std::function<void(std::string_view)>& sink) {
     std::string rows;
@@ -99,6 +123,22 @@ class RowSpool {
   std::vector<std::vector<Piece>> pieces_;
   std::FILE* file_;
   std::size_t end_ = 0;
+};
+
+// While a thread works, nobody may write a checkpoint.
+class Working {
+ public:
+  explicit Working(RestPoint* rest) : rest_(rest) {
+    if (rest_ != nullptr) rest_->Enter();
+  }
+  ~Working() {
+    if (rest_ != nullptr) rest_->Leave();
+  }
+  Working(const Working&) = delete;
+  Working& operator=(const Working&) = delete;
+
+ private:
+  RestPoint* rest_;
 };
 
 // Hands the engine what the pool's placement has made.
@@ -139,15 +179,20 @@ class Run {
   std::size_t RowOf(const Shard& shard, std::int64_t instance) const;  // in the record
   void Watch(std::size_t shard, Running& running);
   void MergeRecords();
+  void State(Archive& a);
+  void GoOn();
+  // Reads again what the group's shards have been given before the run was killed. False when that was all.
+  bool CatchUp(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,
+               WorkloadSeen& seen);
   std::unique_ptr<Running> Begin(std::size_t shard);
   void Feed(Running& running, std::span<const RequestSpec> rows);
-  void End(std::size_t shard, std::unique_ptr<Running> running);
+  void End(std::size_t shard);
   // Reads up to `limit` requests into rows[k], of the group's shard k. False at the end, or beyond the horizon.
   bool Read(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,
             WorkloadSeen& seen);
   void Seen(const WorkloadSeen& seen);
-  void RunAlone(const Group& group, std::unique_ptr<RequestSource> source);
-  void RunTogether(const Group& group, std::unique_ptr<RequestSource> source, Team& team);
+  void RunAlone(Group& group, std::unique_ptr<RequestSource> source);
+  void RunTogether(Group& group, std::unique_ptr<RequestSource> source, Team& team);
 
   const Scenario& s_;
   const std::vector<PoolPlan>& plans_;
@@ -155,10 +200,11 @@ class Run {
   const RunOptions& options_;
   std::vector<std::unique_ptr<PreparedPool>> pools_;
   std::vector<Shard> shards_;
-  std::vector<std::unique_ptr<Running>> begun_;  // by shard: whole pools, begun early to find out whether they can be placed
+  std::vector<std::unique_ptr<Running>> begun_;  // by shard; whole pools early, to find out whether they can be placed
   std::vector<Route> routes_;                    // by the workload's models
   std::vector<Group> groups_;
   std::unique_ptr<RowSpool> spool_;
+  std::unique_ptr<RestPoint> rest_;  // where checkpoints are kept
   std::size_t rows_kept_ = 1 << 18;  // bytes of requests.csv that a shard keeps
   std::atomic<std::int64_t> fed_{0};
   std::vector<std::uint64_t> fingerprints_;                      // by shard
@@ -413,7 +459,8 @@ void Run::Feed(Running& running, std::span<const RequestSpec> rows) {
   if (options_.progress) options_.progress(running.engine->simulated(), fed + static_cast<std::int64_t>(rows.size()));
 }
 
-void Run::End(std::size_t number, std::unique_ptr<Running> running) {
+void Run::End(std::size_t number) {
+  const std::unique_ptr<Running> running = std::move(begun_[number]);
   const Shard& shard = shards_[number];
   Engine& engine = *running->engine;
   const EngineResult end = engine.Finish();
@@ -473,44 +520,99 @@ void Run::Seen(const WorkloadSeen& seen) {
   result_.seen.Merge(seen);
 }
 
-void Run::RunAlone(const Group& group, std::unique_ptr<RequestSource> source) {
-  std::unique_ptr<Running> running = std::move(begun_[group.first]);
+void Run::State(Archive& a) {
+  std::int64_t fed = fed_;
+  std::size_t shards = shards_.size(), groups = groups_.size();
+  a(fed, shards, groups);
+  if (shards != shards_.size() || groups != groups_.size()) throw InputError("the checkpoint is of another fleet or workload");
+  fed_ = fed;
+  a(groups_, fingerprints_, result_.seen.requests, result_.seen.last_arrival, result_.seen.hash);
+  for (PoolTotals& totals : result_.pools) a(totals);
+  if (spool_ != nullptr) a(*spool_);
+  for (std::size_t n = 0; n < shards_.size(); ++n) {
+    bool runs = begun_[n] != nullptr, recorded = options_.record && records_[n] != nullptr;
+    a(runs, recorded);
+    if (a.reads() && recorded) records_[n] = std::make_unique<Record>(0, std::vector<std::int32_t>{}, 0);
+    if (recorded) a(*records_[n]);
+    if (a.reads() && !runs) begun_[n] = nullptr;
+    if (!runs) continue;
+    if (begun_[n] == nullptr) begun_[n] = Begin(n);
+    a(*begun_[n]->engine, begun_[n]->rows);
+    if (!begun_[n]->policy->State(a)) {
+      throw InputError(
+          fmt::format("policy {} does not say what its state is (Policy::State): a run of it cannot be kept in checkpoints",
+                      plans_[shards_[n].pool].config.policy.name));
+    }
+  }
+}
+
+void Run::GoOn() {
+  if (options_.checkpoints->from.empty()) return;
+  Archive a(options_.checkpoints->from);
+  State(a);
+  if (!a.at_end()) throw InputError("the checkpoint is of another fleet or workload");
+}
+
+bool Run::CatchUp(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,
+                  WorkloadSeen& seen) {
+  bool more = true;
+  for (std::int64_t n = 0; n < group.reads; ++n) more = Read(source, group, limit, rows, seen);
+  if (group.reads > 0 && seen.hash != group.hash)
+    throw InputError("the workload is not the one that the checkpoint was made with");
+  return more;
+}
+
+void Run::RunAlone(Group& group, std::unique_ptr<RequestSource> source) {
+  std::unique_ptr<Running>& running = begun_[group.first];
   if (running == nullptr) running = Begin(group.first);
+  const std::int64_t limit = options_.hopeless ? kRowsBetweenDoubts : kRowsAtOnce;
   std::vector<std::vector<RequestSpec>> rows(1);
   WorkloadSeen seen;
-  for (bool more = true; more;) {
-    more = Read(*source, group, options_.hopeless ? kRowsBetweenDoubts : kRowsAtOnce, rows, seen);
+  bool more = CatchUp(*source, group, limit, rows, seen);
+  while (more) {
+    more = Read(*source, group, limit, rows, seen);
     Feed(*running, rows.front());
+    ++group.reads;
+    group.hash = seen.hash;
     if (more && groups_.size() == 1 && options_.hopeless && options_.hopeless(running->engine->metrics()))
       throw AbandonedRun{fed_};
+    if (rest_ != nullptr) rest_->Rest();
   }
-  End(group.first, std::move(running));
+  End(group.first);
   Seen(seen);
+  group.done = true;
 }
 
 // While the shards work on one window, the next is read.
-void Run::RunTogether(const Group& group, std::unique_ptr<RequestSource> source, Team& team) {
+void Run::RunTogether(Group& group, std::unique_ptr<RequestSource> source, Team& team) {
   const std::int64_t window = std::clamp(static_cast<std::int64_t>(group.count) * kWindowRowsPerShard, kLeastWindow, kMostWindow);
-  std::vector<std::unique_ptr<Running>> running(group.count);
-  for (std::size_t k = 0; k < group.count; ++k) running[k] = std::move(begun_[group.first + k]);
   std::vector<std::vector<RequestSpec>> rows(group.count), next(group.count);
   WorkloadSeen seen;
-  bool more = true;
+  bool more = CatchUp(*source, group, window, next, seen);
   const auto read = [&] { more = Read(*source, group, window, next, seen); };
-  read();
-  for (bool last = false; !last;) {
-    last = !more;
-    rows.swap(next);
-    const std::size_t readers = last ? 0 : 1;
-    team.Run(readers + group.count, [&](std::size_t task, int) {
-      if (task < readers) return read();
-      const std::size_t k = task - readers;
-      if (running[k] == nullptr) running[k] = Begin(group.first + k);
-      if (!rows[k].empty()) Feed(*running[k], rows[k]);
-      if (last) End(group.first + k, std::move(running[k]));
-    });
+  const auto end = [&](std::size_t task, int) { End(group.first + task); };
+  if (more) {
+    read();
+    for (bool last = false; !last;) {
+      last = !more;
+      rows.swap(next);
+      const std::uint64_t hash = seen.hash;
+      const std::size_t readers = last ? 0 : 1;
+      team.Run(readers + group.count, [&](std::size_t task, int) {
+        if (task < readers) return read();
+        const std::size_t k = task - readers;
+        std::unique_ptr<Running>& running = begun_[group.first + k];
+        if (running == nullptr) running = Begin(group.first + k);
+        if (!rows[k].empty()) Feed(*running, rows[k]);
+      });
+      ++group.reads;
+      group.hash = hash;
+      if (rest_ != nullptr) rest_->Rest();
+    }
   }
+  team.Run(group.count, end);
   Seen(seen);
+  group.done = true;
 }
 
 ShardsResult Run::All() {
@@ -520,7 +622,12 @@ ShardsResult Run::All() {
   for (std::size_t p = 0; p < plans_.size(); ++p) PreparePool(p);
   fingerprints_.resize(shards_.size());
   begun_.resize(shards_.size());
-  if (options_.request_rows && shards_.size() > 1) spool_ = std::make_unique<RowSpool>(shards_.size());
+  const Checkpoints* checkpoints = options_.checkpoints;
+  if (options_.request_rows && checkpoints != nullptr) {
+    spool_ = std::make_unique<RowSpool>(shards_.size(), checkpoints->rows, !checkpoints->from.empty());
+  } else if (options_.request_rows && shards_.size() > 1) {
+    spool_ = std::make_unique<RowSpool>(shards_.size());
+  }
   rows_kept_ = std::clamp<std::size_t>((1 << 26) / shards_.size(), 1 << 12, 1 << 18);
 
   for (std::size_t n = 0; n < shards_.size(); ++n) {
@@ -534,19 +641,32 @@ ShardsResult Run::All() {
   std::unique_ptr<RequestSource> source = options_.requests ? options_.requests() : OpenScenarioWorkload(s_);
   MakeGroups(*source);
   SourceCounts counts = source->counts();  // of a file that is read in parts: all of it
+  if (checkpoints != nullptr) {
+    GoOn();
+    rest_ = std::make_unique<RestPoint>(checkpoints->every_s, [this] {
+      Archive a;
+      State(a);
+      options_.checkpoints->write(a.written());
+    });
+  }
   Team team(options_.threads);
   const auto of = [&](const Group& group) { return groups_.size() == 1 ? std::move(source) : source->Split(group.models); };
-  std::vector<const Group*> alone;
-  for (const Group& group : groups_) {
+  std::vector<Group*> alone;
+  for (Group& group : groups_) {
+    if (group.done) continue;
     if (group.count == 1) {
       alone.push_back(&group);
     } else {
+      const Working working(rest_.get());
       RunTogether(group, of(group), team);
     }
   }
   // The largest first, so that none is left over at the end.
   std::stable_sort(alone.begin(), alone.end(), [](const Group* a, const Group* b) { return a->expected > b->expected; });
-  team.Run(alone.size(), [&](std::size_t task, int) { RunAlone(*alone[task], of(*alone[task])); });
+  team.Run(alone.size(), [&](std::size_t task, int) {
+    const Working working(rest_.get());
+    RunAlone(*alone[task], of(*alone[task]));
+  });
 
   result_.seen.counts = facts_.seen.counts;
   if (!facts_.surveyed) {

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "sim/archive.h"
 #include "sim/engine.h"
 #include "sim/metrics.h"
 #include "sim/simulation.h"
@@ -47,6 +48,12 @@ struct PoolTotals {
   std::int64_t weight_bytes = 0;
   std::int64_t kv_bytes = 0;
   __int128 active_model_time = 0;  // a model in cells counts by the share of them that have a request
+  // But for what the scenario says.
+  void State(Archive& a) {
+    a(gpus, stranded_gpus, instances, events, requests, end);
+    for (ModelRow& row : models) a(row.metrics);
+    a(windows, activity, switching, kv_held, weight_bytes, kv_bytes, active_model_time);
+  }
 };
 
 struct ShardsResult {

@@ -83,6 +83,7 @@ struct WorkloadFacts {
 };
 
 class Timeline;
+struct Checkpoints;
 
 // Simulated time somewhere, requests so far. Called from any thread.
 using ProgressSink = std::function<void(TimePs, std::int64_t)>;
@@ -98,8 +99,9 @@ struct RunOptions {
   ProgressSink progress;
   std::function<void(std::string_view rows)> request_rows;  // rows of requests.csv, when asked for; shards in order
   TokenObserver* observer = nullptr;
-  bool record = false;           // keep what pictures are made of (record.h)
-  Timeline* timeline = nullptr;  // fills it
+  bool record = false;                       // keep what pictures are made of (record.h)
+  Timeline* timeline = nullptr;              // fills it
+  const Checkpoints* checkpoints = nullptr;  // keeps them, and may go on from one (checkpoint.h); not with a timeline
   // Instead of the scenario's own workload, which facts are about: opens it from the start.
   std::function<std::unique_ptr<RequestSource>()> requests;
   // Asked now and then when the run is of one shard: true gives it up.
@@ -136,6 +138,7 @@ class PoolParts {
   PoolParts& operator=(const PoolParts&) = delete;
   // Who answers an oracle; must come before the run.
   void ServeOracles(const Oracle& oracle) { oracle_.behind = &oracle; }
+  bool State(Archive& a) { return made_->State(a); }
 
   Placement* placement = nullptr;
   Router* router = nullptr;

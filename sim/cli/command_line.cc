@@ -141,6 +141,7 @@ int RunCommandLine(int argc, char** argv) {
   AddReportCommand(app, invocation);
   AddReproduceCommand(app, invocation);
   AddTuneCommand(app, invocation);
+  AddResumeCommand(app, invocation);
   AddSweepCommand(app, invocation);
   AddCalibrateCommand(app, invocation);
   AddTraceCommand(app, invocation);

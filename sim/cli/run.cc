@@ -2,7 +2,10 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -10,16 +13,20 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "sim/checkpoint.h"
 #include "sim/cli/commands.h"
 #include "sim/cli/interrupt.h"
 #include "sim/cli/progress.h"
 #include "sim/cli/table.h"
 #include "sim/cli/text_report.h"
 #include "sim/errors.h"
+#include "sim/rng.h"
 #include "sim/timeline.h"
 
 namespace poolsim {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr const char* kExamples =
     "Examples:\n"
@@ -31,6 +38,7 @@ constexpr const char* kExamples =
     "  poolsim run my.json --json --quiet | jq .attainment\n"
     "  poolsim run quickstart --timeline run.json.gz    what every GPU does when, for ui.perfetto.dev\n"
     "  poolsim run my.json --timeline run.json.gz --timeline-window 3600..3660 --timeline-instances 0-15,40\n"
+    "  poolsim run my.json --out out/day --checkpoint day.ckpt --every 5m; poolsim resume day.ckpt    after a crash\n"
     "\n"
     "DIR gets scenario.json (every setting), manifest.json (where it comes from), summary.json,\n"
     "models.csv, windows.csv, what pictures are made of (distributions.csv, model_windows.csv and fleet.csv:\n"
@@ -46,6 +54,9 @@ struct Options : SimulationOptions {
   std::string timeline;  // file; empty: none
   std::string window;
   std::string instances;
+  std::string checkpoint;  // file; empty: none
+  std::string every = "60s";
+  bool every_given = false;
 };
 
 [[noreturn]] void Refuse(const char* option, const char* expected, std::string_view found) {
@@ -123,19 +134,101 @@ std::string WriteTimeline(const Timeline& timeline, const Options& options, cons
 }
 
 // A results folder holds what its manifest lists, and nothing else.
-void CheckTimelineOutside(const std::string& file, const std::string& folder) {
-  namespace fs = std::filesystem;
+void CheckOutside(const char* option, const std::string& file, const std::string& folder) {
   const fs::path below = fs::absolute(file).lexically_normal().lexically_relative(fs::absolute(folder).lexically_normal());
   if (!below.empty() && *below.begin() != "..")
-    throw InputError(fmt::format("--timeline: {} lies in the results folder {}; expected a file beside it", file, folder));
+    throw InputError(fmt::format("{}: {} lies in the results folder {}; expected a file beside it", option, file, folder));
 }
+
+// "90", "60s", "5m" or "2h" in seconds.
+double ReadEvery(const std::string& text) {
+  const double unit = text.ends_with('m') ? 60 : text.ends_with('h') ? 3600 : 1;
+  const bool named = text.ends_with('s') || unit > 1;
+  const auto number = NumberIn<double>(std::string_view(text).substr(0, text.size() - (named ? 1 : 0)));
+  if (!number || !(*number >= 0 && *number <= 1e6)) Refuse("--every", "a time, as in 60s, 5m or 1h", text);
+  return *number * unit;
+}
+
+// The executable to the byte: the state in a checkpoint is laid out as this very build does it.
+std::string Build() {
+  std::ifstream in("/proc/self/exe", std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  return fmt::format("{}, executable {:016x}", Version(), Hash64(bytes));
+}
+
+// The checkpoints of a run: what there is to know to take it up again, and what it is taken up from.
+class Keeper {
+ public:
+  // A run that begins. `file` must not be there.
+  Keeper(const Options& options, const Scenario& scenario, const Invocation& invocation) : file_(options.checkpoint) {
+    if (!options.timeline.empty()) throw InputError("--checkpoint: a run with --timeline keeps none");
+    if (!options.out.empty()) CheckOutside("--checkpoint", file_, options.out);
+    if (fs::exists(file_)) {
+      throw InputError(fmt::format(
+          "--checkpoint: {} is there; \"poolsim resume {}\" goes on from it, and without it a run begins anew", file_, file_));
+    }
+    std::error_code error;
+    about_["build"] = Build();
+    about_["folder"] = fs::current_path(error).string();
+    about_["command"] = invocation.command_line;
+    about_["scenario"] = ResolvedScenario(scenario);
+    about_["scenario_file"] = scenario.file;
+    about_["scenario_folder"] = scenario.base_dir;
+    about_["argument"] = options.scenario;
+    about_["out"] = options.out;
+    about_["threads"] = options.threads;
+    about_["check"] = options.check;
+    about_["quiet"] = options.quiet;
+    about_["json"] = options.json;
+    about_["report"] = options.report;
+    about_["every_s"] = ReadEvery(options.every);
+    Prepare();
+  }
+  // One that goes on.
+  explicit Keeper(const std::string& file) : file_(fs::absolute(file).string()) {
+    Checkpoint checkpoint = ReadCheckpoint(file, Build());
+    about_ = std::move(checkpoint.about);
+    state_ = std::move(checkpoint.state);
+    Prepare();
+    checkpoints_.from = state_;
+  }
+
+  Keeper(const Keeper&) = delete;
+  Keeper& operator=(const Keeper&) = delete;
+
+  const Json& about() const { return about_; }
+  const Checkpoints& checkpoints() const { return checkpoints_; }
+  // The run is over, and its results are where they belong.
+  void Remove() const {
+    std::error_code ignored;
+    for (const char* end : {"", ".partial", ".rows"}) fs::remove(file_ + end, ignored);
+  }
+  // What a run that was interrupted leaves.
+  std::string Left() const {
+    std::error_code ignored;
+    return fs::exists(file_, ignored) ? fmt::format("\"poolsim resume {}\" goes on", file_) : "there was no checkpoint yet";
+  }
+
+ private:
+  void Prepare() {
+    checkpoints_.every_s = about_["every_s"];
+    checkpoints_.rows = file_ + ".rows";
+    checkpoints_.write = [this](std::string_view state) { WriteCheckpoint(file_, about_, state); };
+  }
+
+  std::string file_;
+  Json about_;
+  std::string state_;
+  Checkpoints checkpoints_;
+};
 
 struct Outcome {
   WorkloadFacts facts;
   RunResult result;
 };
 
-Outcome RunWithProgress(const Scenario& scenario, const Options& options, RequestRows& rows, Timeline* timeline) {
+Outcome RunWithProgress(const Scenario& scenario, const Options& options, RequestRows& rows, Timeline* timeline,
+                        const Keeper* keeper) {
   Progress progress(Progress::ModeFor(options.quiet));
   Outcome outcome;
   outcome.facts = SurveyWorkload(scenario);
@@ -145,6 +238,7 @@ Outcome RunWithProgress(const Scenario& scenario, const Options& options, Reques
   run.check = options.check;
   run.record = !options.out.empty();
   run.timeline = timeline;
+  run.checkpoints = keeper == nullptr ? nullptr : &keeper->checkpoints();
   run.request_rows = rows.Sink();
   run.progress = progress.Sink(0, scenario.pools.empty() ? scenario.policy.name : "pools");
   try {
@@ -156,20 +250,20 @@ Outcome RunWithProgress(const Scenario& scenario, const Options& options, Reques
   return outcome;
 }
 
-void Run(const Options& options, const Invocation& invocation) {
+void RunScenario(const Options& options, const Scenario& scenario, const Invocation& invocation, const Keeper* keeper) {
   const std::unique_ptr<Timeline> timeline = TimelineOf(options);
-  const Scenario scenario = LoadScenarioArgument(options);
   const bool to_files = !options.out.empty();
-  if (to_files && timeline) CheckTimelineOutside(options.timeline, options.out);
+  if (to_files && timeline) CheckOutside("--timeline", options.timeline, options.out);
   const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
   const auto file = timeline ? std::make_unique<TimelineFile>(options.timeline) : nullptr;
   const auto clean_up = [&folder, &file] {
     if (folder) folder->Discard();
     if (file) file->Remove();
   };
-  const auto guard = folder || file ? std::make_unique<InterruptGuard>(clean_up) : nullptr;
+  const auto left = [keeper] { return keeper == nullptr ? "no results were written" : keeper->Left(); };
+  const auto guard = folder || file || keeper != nullptr ? std::make_unique<InterruptGuard>(clean_up, left) : nullptr;
   RequestRows rows(folder.get(), scenario, "requests.csv");
-  const Outcome outcome = RunWithProgress(scenario, options, rows, timeline.get());
+  const Outcome outcome = RunWithProgress(scenario, options, rows, timeline.get(), keeper);
   const Json summary = SummaryJson(scenario, outcome.result);
   const std::string drawn = file ? WriteTimeline(*timeline, options, scenario, outcome.result, *file) : "";
   if (to_files) {
@@ -191,6 +285,42 @@ void Run(const Options& options, const Invocation& invocation) {
   } else if (file && timeline->cut() != kNever) {
     fmt::print(stderr, "poolsim: timeline {}\n", drawn);
   }
+  if (keeper != nullptr) keeper->Remove();
+}
+
+void Run(const Options& options, const Invocation& invocation) {
+  const Scenario scenario = LoadScenarioArgument(options);
+  if (options.checkpoint.empty()) {
+    if (options.every_given) throw InputError("--every: there is no --checkpoint to write so often");
+    return RunScenario(options, scenario, invocation, nullptr);
+  }
+  const Keeper keeper(options, scenario, invocation);
+  RunScenario(options, scenario, invocation, &keeper);
+}
+
+// With the folder and the arguments of the run's first call, so that all paths mean the same, and what is written says the same.
+void Resume(const std::string& file, bool quiet) {
+  const Keeper keeper(file);
+  const Json& about = keeper.about();
+  Options options;
+  options.scenario = about["argument"];
+  options.out = about["out"];
+  options.threads = about["threads"];
+  options.check = about["check"];
+  options.quiet = quiet || about["quiet"].get<bool>();
+  options.json = about["json"];
+  options.report = about["report"];
+  const std::string folder = about["folder"];
+  std::error_code error;
+  fs::current_path(folder, error);
+  if (error) throw InputError(fmt::format("{}: the run's folder, {}: {}", file, folder, error.message()));
+  AllowReport(options.report);
+  const Scenario scenario = ParseScenario(about["scenario"].dump(), about["scenario_file"], about["scenario_folder"], {});
+  if (ResolvedScenario(scenario) != about["scenario"])
+    throw InputError(fmt::format("{}: files that the scenario names are not what they were", file));
+  Invocation invocation;
+  invocation.command_line = about["command"];
+  RunScenario(options, scenario, invocation, &keeper);
 }
 
 }  // namespace
@@ -208,8 +338,34 @@ void AddRunCommand(CLI::App& app, Invocation& invocation) {
   command->add_option("--timeline-instances", options->instances, "only of these, as in 0-15,40; default: all")
       ->check([](const std::string& text) { return text.empty() ? "expected numbers of instances" : ""; })
       ->type_name("LIST");
+  command
+      ->add_option("--checkpoint", options->checkpoint, "keep what \"poolsim resume FILE\" goes on from, until the run is over")
+      ->check([](const std::string& file) { return file.empty() ? "expected the name of a file" : ""; })
+      ->type_name("FILE");
+  const CLI::Option* every =
+      command->add_option("--every", options->every, "how often, as in 60s, 5m or 1h; default 60s")->type_name("TIME");
   command->footer(kExamples);
-  command->callback([options, &invocation] { invocation.action = [options, &invocation] { Run(*options, invocation); }; });
+  command->callback([options, every, &invocation] {
+    options->every_given = every->count() > 0;
+    invocation.action = [options, &invocation] { Run(*options, invocation); };
+  });
+}
+
+void AddResumeCommand(CLI::App& app, Invocation& invocation) {
+  struct ResumeOptions {
+    std::string file;
+    bool quiet = false;
+  };
+  const auto options = std::make_shared<ResumeOptions>();
+  CLI::App* command = app.add_subcommand("resume", "go on with a run that was killed");
+  command->add_option("FILE", options->file, "what run --checkpoint FILE wrote")->required()->type_name("");
+  command->add_flag("--quiet", options->quiet, "no progress on stderr");
+  command->footer(
+      "The run goes on from its last checkpoint, in the folder and with the options that it was started with, and ends\n"
+      "with the same results, byte for byte, as if nothing had happened. FILE is removed then, as is FILE.rows, which\n"
+      "holds rows of requests.csv meanwhile. The workload is read again up to where the run was, so a trace must still be\n"
+      "there, and the executable must be the very same. Interrupted sweeps need no checkpoint: sweep --help.");
+  command->callback([options, &invocation] { invocation.action = [options] { Resume(options->file, options->quiet); }; });
 }
 
 }  // namespace poolsim
