@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <fstream>
 #include <functional>
 #include <optional>
 #include <set>
@@ -12,6 +13,7 @@
 
 #include "sim/embedded.h"
 #include "sim/errors.h"
+#include "sim/policy.h"
 
 namespace poolsim {
 namespace {
@@ -19,6 +21,7 @@ namespace {
 constexpr std::size_t kMostWindows = 1440;
 constexpr double kEdgeRatio = 1.02;       // of a distribution's neighbours on the page, unless
 constexpr double kMostOfBucket = 0.0025;  // they hold more than this share
+constexpr std::string_view kMark = "<meta name=\"generator\" content=\"poolsim report\">";  // in index.html
 constexpr std::array<const char*, 4> kStates = {"prefill", "decode", "switch", "kv_copy"};
 
 // Whole numbers without a decimal point: the text is shorter.
@@ -67,7 +70,7 @@ Json ModelsJson(const ResultsTable& table) {
   return json;
 }
 
-// Counts add up; shares and means are those of the time.
+// Counts add up; shares and means are those of the time, or of the requests that arrive.
 Json WindowsJson(const ResultsTable& table, double end_s) {
   const std::vector<double> start = table.Numbers("window_start_s");
   const std::size_t n = start.size(), together = (n + kMostWindows - 1) / kMostWindows;
@@ -81,27 +84,33 @@ Json WindowsJson(const ResultsTable& table, double end_s) {
     table.Refuse(n - 1, "window_start_s", fmt::format("windows until the end of the run at {:g} s: rows are missing", end_s));
   Json json;
   json["merged"] = together;
-  const auto column = [&](const char* name, const std::vector<double>& values, bool mean) {
+  const auto column = [&](const char* name, const std::vector<double>& values, const std::vector<double>* weights = nullptr) {
     std::vector<double> merged;
     for (std::size_t i = 0; i < n; i += together) {
       double sum = 0, weight = 0;
       for (std::size_t j = i; j < std::min(n, i + together); ++j) {
-        sum += mean ? values[j] * length[j] : values[j];
-        weight += length[j];
+        sum += weights != nullptr ? values[j] * (*weights)[j] : values[j];
+        weight += weights != nullptr ? (*weights)[j] : 0;
       }
-      merged.push_back(!mean ? sum : weight > 0 ? std::round(sum / weight * 1e6) / 1e6 : 0);
+      merged.push_back(weights == nullptr ? sum : weight > 0 ? std::round(sum / weight * 1e6) / 1e6 : 0);
     }
     json[name] = NumbersJson(merged);
   };
   std::vector<double> starts;
   for (std::size_t i = 0; i < n; i += together) starts.push_back(start[i]);
   json["start_s"] = NumbersJson(starts);
-  column("length_s", length, false);
+  column("length_s", length);
   for (const char* name :
        {"arrived_requests", "finished_requests", "failed_requests", "output_tokens", "on_time_tokens", "switches"})
-    column(name, table.Numbers(name), false);
+    column(name, table.Numbers(name));
   for (const char* name : {"prefill_fraction", "decode_fraction", "switch_fraction", "kv_copy_fraction", "active_models_mean"})
-    column(name, table.Numbers(name), true);
+    column(name, table.Numbers(name), &length);
+  // Of the requests that arrive; folders of earlier versions have no such column.
+  const std::vector<std::string_view>& names = table.names();
+  if (std::find(names.begin(), names.end(), "service_attainment") != names.end()) {
+    const std::vector<double> arrived = table.Numbers("arrived_requests");
+    column("service_attainment", table.Numbers("service_attainment"), &arrived);
+  }
   return json;
 }
 
@@ -414,6 +423,20 @@ Json SourceJson(const ReportFolder& folder) {
   return source;
 }
 
+// What a policy is, as it is registered here; of several, joined with "+" where pools have their own, whether one of them is told
+// the future, and whether all bring their own GPUs. One that this executable does not have is taken for neither.
+void AddPolicy(const std::string& joined, Json& policies) {
+  bool oracle = false, owns_fleet = true;
+  for (std::size_t at = 0; at <= joined.size();) {
+    const std::size_t end = std::min(joined.find('+', at), joined.size());
+    const PolicyEntry* entry = Registry<PolicyEntry>::Get().Find(std::string_view(joined).substr(at, end - at));
+    oracle = oracle || (entry != nullptr && entry->oracle);
+    owns_fleet = owns_fleet && entry != nullptr && entry->owns_fleet;
+    at = end + 1;
+  }
+  policies[joined] = {{"oracle", oracle}, {"owns_fleet", owns_fleet}};
+}
+
 // --------------------------------------------------------------------------------------------------------- the page
 
 std::string_view Embedded(std::string_view path) {
@@ -439,8 +462,13 @@ std::string InScript(std::string_view script) {
 }  // namespace
 
 Json ReportData(const std::vector<ReportFolder>& folders) {
-  Json data = {{"sources", Json::array()}};
+  Json data = {{"sources", Json::array()}, {"policies", Json::object()}};
   for (const ReportFolder& folder : folders) data["sources"].push_back(SourceJson(folder));
+  for (const Json& source : data["sources"]) {
+    for (const Json& run : source["runs"]) AddPolicy(run["summary"]["policy"], data["policies"]);
+    if (!source.contains("plan")) continue;
+    for (const Json& policy : source["plan"]["policies"]) AddPolicy(policy["policy"], data["policies"]);
+  }
   return data;
 }
 
@@ -473,6 +501,15 @@ std::string ReportPage(const Json& data) {
     rest.remove_prefix(at + mark.size());
   }
   return page.append(rest);
+}
+
+bool IsReportPage(const std::string& file) {
+  constexpr std::size_t kHead = 256;
+  std::string head(kHead, '\0');
+  std::ifstream in(file, std::ios::binary);
+  in.read(head.data(), kHead);
+  head.resize(static_cast<std::size_t>(std::max<std::streamsize>(0, in.gcount())));
+  return head.starts_with("<!doctype html>") && head.find(kMark) != std::string::npos;
 }
 
 }  // namespace poolsim

@@ -18,7 +18,8 @@ namespace poolsim {
 //                       where the executable knows it) and what its kind has
 //   .runs[]             label, summary, and tables where the folder holds them, as columns:
 //     models            models.csv
-//     windows           windows.csv, neighbours merged until there are no more than 1,440
+//     windows           windows.csv, neighbours merged until there are no more than 1,440; service_attainment only where the
+//                       file has it
 //     distributions     by quantity: upper edges and counts, neighbours merged
 //     model_windows     windows, window_s; arrived and on_time, a byte each for model x window, in base64: arrivals in 1/255 of
 //     the
@@ -28,12 +29,15 @@ namespace poolsim {
 //                       into `models` or -1
 //   .missing[]          files that such a folder holds today and this one does not
 //   .plan .savings .tune .claims .figures    as their files have them; figures' images in base64
+//   policies{}          by the name that runs and plans give: oracle (it is told the future), owns_fleet (it brings its own GPUs)
 //
 // Throws InputError for a folder that is incomplete, of a later version, or not one of ours, with the file at fault.
 Json ReportData(const std::vector<ReportFolder>& folders);
 
 // Throws InputError when this executable was built without the chart library.
 std::string ReportPage(const Json& data);
+// Whether a file is such a page, by its first bytes; no when it cannot be read.
+bool IsReportPage(const std::string& file);
 // Why it was; empty when it was not.
 std::string WhyNoReport();
 

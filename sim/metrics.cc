@@ -49,6 +49,7 @@ void MergeWindows(const std::vector<Window>& from, std::vector<Window>& into) {
   if (into.size() < from.size()) into.resize(from.size());
   for (std::size_t w = 0; w < from.size(); ++w) {
     into[w].arrived += from[w].arrived;
+    into[w].service += from[w].service;
     into[w].finished += from[w].finished;
     into[w].failed += from[w].failed;
     into[w].output_tokens += from[w].output_tokens;
@@ -148,13 +149,15 @@ void Metrics::Leave(const Request& r, TimePs now) {
     ActiveChanged(now);
     --active_models_;
   }
+  const ShareSum service = ServiceShare(r, targets_[r.model]);
+  windows_[static_cast<std::size_t>(r.arrival / window_)].service += service;
   if (!r.measured) return;
   ModelMetrics& m = models_[r.model];
   ++m.outcomes[static_cast<std::size_t>(r.outcome)];
   m.output_tokens += r.generated;
   m.on_time_tokens += r.generated - r.service.late_tokens;
   if (!finished) return;
-  m.service += ServiceShare(r, targets_[r.model]);
+  m.service += service;
   if (r.service.late_tokens == 0) ++m.on_time_requests;
   if (!r.service.slow_gap) ++m.smooth_requests;
   const Spent& s = r.spent;

@@ -118,6 +118,7 @@ struct SwitchMetrics {
 
 struct Window {
   std::int64_t arrived = 0;
+  ShareSum service;  // of these, those that finished, then or later
   std::int64_t finished = 0;
   std::int64_t failed = 0;
   std::int64_t output_tokens = 0;

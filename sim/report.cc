@@ -314,7 +314,7 @@ std::string ModelsCsv(const RunResult& result) {
 std::string WindowsCsv(const RunResult& result) {
   std::string out =
       "window_start_s,arrived_requests,finished_requests,failed_requests,output_tokens,on_time_tokens,switches,"
-      "prefill_fraction,decode_fraction,switch_fraction,kv_copy_fraction,active_models_mean\n";
+      "prefill_fraction,decode_fraction,switch_fraction,kv_copy_fraction,active_models_mean,service_attainment\n";
   for (std::size_t i = 0; i < result.windows.size(); ++i) {
     const Window& w = result.windows[i];
     const TimePs start = static_cast<TimePs>(i) * result.window;
@@ -324,7 +324,8 @@ std::string WindowsCsv(const RunResult& result) {
     CsvLine line;
     line.Time(start).Int(w.arrived).Int(w.finished).Int(w.failed).Int(w.output_tokens).Int(w.on_time_tokens).Int(w.switches);
     for (const auto& time : w.activity) line.Real(Ratio(static_cast<double>(time), owned, 0));
-    line.Real(Ratio(static_cast<double>(w.active_model_time), length, 0)).End(out);
+    line.Real(Ratio(static_cast<double>(w.active_model_time), length, 0));
+    line.Real(Ratio(static_cast<double>(w.service), static_cast<double>(w.arrived), 1)).End(out);
   }
   return out;
 }

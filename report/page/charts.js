@@ -10,7 +10,7 @@ const kPalette = {
   light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#444444"],
   dark: ["#56b4e9", "#ff8a4c", "#2fc89b", "#e6a0c8", "#f0b429", "#9fd6ff", "#d9c36a", "#d0d0d0"],
 };
-// The same policy has the same colour on every page; dedicated GPUs, which the others are held against, are grey.
+// These have the same colour on every page; policies that bring their own GPUs, which the others are held against, are grey.
 const kPolicyColour = { aegaeon: 0, "serverless-llm-plus": 1, muxserve: 2, "serverless-llm": 4 };
 const kStateColour = {
   light: { prefill: "#e69f00", decode: "#0072b2", switch: "#d55e00", kv_copy: "#cc79a7", idle: "#eceff3" },
@@ -26,21 +26,34 @@ function theme() {
            palette: kPalette[name], state: kStateColour[name], font: of("--font") };
 }
 
-// Gives every run the index of a colour (-1: grey), no two the same as long as there are enough.
+const kColourOrder = [3, 5, 6, 7, 0, 2, 1, 4]; // those that no policy above has come first
+
+// Gives every policy of the page the index of a colour (-1: grey): others than those above in the order in which they come.
+const policyColours = new Map();
+function nameColours(list, policies) {
+  let next = 0;
+  for (const { policy } of list) {
+    if (policyColours.has(policy)) continue;
+    const known = policies[policy].owns_fleet ? -1 : kPolicyColour[policy];
+    policyColours.set(policy, known !== undefined ? known : kColourOrder[next++ % kColourOrder.length]);
+  }
+}
+
+// Gives every run the index of a colour, that of its policy, or where another has it already one that is free, as long as there
+// are enough.
 function assignColours(runs) {
   const used = new Set();
   for (const run of runs) {
-    if (run.policy === "dedicated" && !used.has(-1)) run.colour = -1;
-    else if (kPolicyColour[run.policy] !== undefined && !used.has(kPolicyColour[run.policy])) run.colour = kPolicyColour[run.policy];
-    else continue;
-    used.add(run.colour);
+    const colour = policyColours.get(run.policy);
+    if (used.has(colour)) continue;
+    run.colour = colour;
+    used.add(colour);
   }
-  const order = [3, 5, 6, 7, 0, 2, 1, 4];
   let next = 0;
   for (const run of runs) {
     if (run.colour !== undefined) continue;
-    const free = order.find((colour) => !used.has(colour));
-    run.colour = free !== undefined ? free : order[next++ % order.length];
+    const free = kColourOrder.find((colour) => !used.has(colour));
+    run.colour = free !== undefined ? free : kColourOrder[next++ % kColourOrder.length];
     used.add(run.colour);
   }
 }
@@ -101,10 +114,10 @@ function timeZooms(t, axes, bottom) {
 }
 
 // Adds a chart below `parent`: `title` says what is found, `sub` what is shown; option(theme) is ECharts', made anew for every
-// theme. `time`: it is zoomed with the others of its kind. The element comes back, the chart when it is seen.
-function addChart(parent, { id, title, sub, height = 300, option, time = false, wide = false, ready }) {
+// theme. `time`: it is zoomed with the others of its kind; `rows`: along GPUs too. The element comes back, the chart when it is seen.
+function addChart(parent, { id, title, sub, height = 300, option, time = false, rows = false, wide = false, ready }) {
   const plot = el("div", { class: "plot", style: `height:${height}px`, tabindex: "0", role: "img", "aria-label": `${title}. ${sub || ""}`,
-                           "aria-keyshortcuts": time ? "+ - ArrowLeft ArrowRight 0" : null });
+                           "aria-keyshortcuts": time ? `+ - ArrowLeft ArrowRight 0${rows ? " Shift+ArrowUp Shift+ArrowDown ArrowUp ArrowDown" : ""}` : null });
   const figure = el("figure", { class: wide ? "chart wide" : "chart", id },
     el("figcaption", {}, el("h3", {}, title), sub ? el("p", { class: "sub" }, sub) : null), plot);
   parent.append(figure);
@@ -121,6 +134,8 @@ function addChart(parent, { id, title, sub, height = 300, option, time = false, 
       chart.instance.on("datazoom", () => {
         const zoom = (chart.instance.getOption().dataZoom || []).find((z) => z.id === kTimeZoom[0]);
         if (zoom) Object.assign(timeZoom, { start: zoom.start, end: zoom.end });
+        const rows = chart.rowZoom && (chart.instance.getOption().dataZoom || []).find((z) => z.id === chart.rowZoom.ids[0]);
+        if (rows) chart.rowZoom.set({ start: rows.start, end: rows.end });
       });
       plot.addEventListener("keydown", (event) => zoomByKey(chart, event));
     }
@@ -141,20 +156,32 @@ const seen = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "300px" });
 
-function zoomByKey(chart, event) {
-  const width = timeZoom.end - timeZoom.start, middle = (timeZoom.start + timeZoom.end) / 2;
-  let start = timeZoom.start, end = timeZoom.end;
-  if (event.key === "+" || event.key === "=") [start, end] = [middle - width / 4, middle + width / 4];
-  else if (event.key === "-") [start, end] = [middle - width, middle + width];
-  else if (event.key === "ArrowLeft") [start, end] = [start - width / 4, end - width / 4];
-  else if (event.key === "ArrowRight") [start, end] = [start + width / 4, end + width / 4];
-  else if (event.key === "0") [start, end] = [0, 100];
-  else return;
-  event.preventDefault();
+// A stretch of 0 to 100 after a key: in, out, back and forth by what fits, or null for any other key.
+function zoomedBy({ start, end }, step) {
+  const width = end - start, middle = (start + end) / 2;
+  if (step === "in") [start, end] = [middle - width / 4, middle + width / 4];
+  else if (step === "out") [start, end] = [middle - width, middle + width];
+  else if (step === "back") [start, end] = [start - width / 4, end - width / 4];
+  else if (step === "forth") [start, end] = [start + width / 4, end + width / 4];
+  else [start, end] = [0, 100];
   if (end - start >= 100) [start, end] = [0, 100];
   if (start < 0) [start, end] = [0, end - start];
   if (end > 100) [start, end] = [start - (end - 100), 100];
-  chart.instance.dispatchAction({ type: "dataZoom", batch: kTimeZoom.map((id) => ({ dataZoomId: id, start, end })) });
+  return { start, end };
+}
+
+function zoomByKey(chart, event) {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  const zoom = (ids, to) => chart.instance.dispatchAction({ type: "dataZoom", batch: ids.map((id) => ({ dataZoomId: id, ...to })) });
+  const time = { "+": "in", "=": "in", "-": "out", ArrowLeft: "back", ArrowRight: "forth", 0: "all" }[event.key];
+  const upDown = { ArrowUp: event.shiftKey ? "in" : "back", ArrowDown: event.shiftKey ? "out" : "forth", 0: "all" };
+  let rows = chart.rowZoom && upDown[event.key];
+  // Without shift the page scrolls as long as all GPUs are seen.
+  if (rows && !event.shiftKey && event.key !== "0" && chart.rowZoom.get().end - chart.rowZoom.get().start >= 100) rows = undefined;
+  if (!time && !rows) return;
+  event.preventDefault();
+  if (time) zoom(kTimeZoom, zoomedBy(timeZoom, time));
+  if (rows) zoom(chart.rowZoom.ids, zoomedBy(chart.rowZoom.get(), rows));
 }
 
 // For print, and for whoever wants all of them at once.

@@ -7,17 +7,30 @@ function readFleet(fleet) {
   const rows = fleet.rows.gpus.length;
   const below = [0]; // GPUs below each row's edge
   for (const gpus of fleet.rows.gpus) below.push(below[below.length - 1] + gpus);
-  const busyOf = new Float64Array(fleet.models.length);
+  const busyOf = new Float64Array(fleet.models.length); // of each model, in 1/255 of a GPU's time in a window
   for (let cell = 0; cell < fleet.cell_model.length; ++cell) {
     const model = fleet.cell_model[cell];
     if (model < 0) continue;
     const at = 4 * cell;
     busyOf[model] += (states[at] + states[at + 1] + states[at + 2] + states[at + 3]) * fleet.rows.gpus[Math.floor(cell / fleet.windows)];
   }
-  const rank = new Int32Array(fleet.models.length);
-  [...busyOf.keys()].sort((a, b) => busyOf[b] - busyOf[a]).forEach((model, place) => { rank[model] = place; });
-  return { ...fleet, states, below, rowCount: rows, gpus: below[rows], rank };
+  return { ...fleet, states, below, rowCount: rows, gpus: below[rows], busyOf };
 }
+
+// Models by name with their place by the busy time of the cells that are most theirs, over all fleets of the page: a model has
+// the same colour in each.
+const modelRanks = new Map();
+function rankModels(fleets) {
+  const busy = new Map();
+  for (const fleet of fleets) fleet.models.forEach((name, i) => busy.set(name, (busy.get(name) || 0) + fleet.busyOf[i] * fleet.window_s));
+  [...busy.keys()].sort((a, b) => busy.get(b) - busy.get(a)).forEach((name, place) => modelRanks.set(name, place));
+}
+const kHues = 7;
+const modelColour = (t, name) => {
+  const place = modelRanks.get(name);
+  return mixed(rgb(t.palette[place % kHues]), rgb(t.name === "dark" ? "#ffffff" : "#000000"), [0, 0.3, 0.5][Math.floor(place / kHues) % 3]);
+};
+const kOneModel = 1; // the colour of the one that is picked out
 
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 const mixed = (a, b, share) => a.map((v, i) => Math.round(v + (b[i] - v) * share));
@@ -27,9 +40,9 @@ function fleetColours(fleet, by, t) {
   const out = new Uint8ClampedArray(3 * fleet.cell_model.length);
   const idle = rgb(t.state.idle);
   const state = kStates.map(([key]) => rgb(t.state[key]));
-  const hues = t.palette.slice(0, 7).map(rgb);
-  const toward = rgb(t.name === "dark" ? "#ffffff" : "#000000");
-  const models = Array.from(fleet.rank, (place) => mixed(hues[place % 7], toward, [0, 0.3, 0.5][Math.floor(place / 7) % 3]));
+  const other = rgb(t.faint);
+  const models = fleet.models.map((name) => fleetModel === null ? modelColour(t, name)
+    : name === fleetModel ? rgb(t.palette[kOneModel]) : mixed(idle, other, 0.45));
   for (let cell = 0; cell < fleet.cell_model.length; ++cell) {
     let busy = 0, most = 0;
     for (let s = 0; s < 4; ++s) {
@@ -40,7 +53,7 @@ function fleetColours(fleet, by, t) {
     const model = fleet.cell_model[cell];
     let colour = idle;
     if (busy > 0) {
-      const full = by === "state" ? state[most] : model >= 0 ? models[model] : toward;
+      const full = by === "state" ? state[most] : model >= 0 ? models[model] : other;
       colour = mixed(idle, full, Math.min(1, 0.12 + 0.88 * busy / 255));
     }
     out.set(colour, 3 * cell);
@@ -112,10 +125,14 @@ function fleetTip(fleet, row, w) {
 }
 
 let fleetBy = "state"; // or "model"
+let fleetModel = null; // the name of the one in colour, where it is one
+const rowZooms = new Map(); // by number of GPUs: what fleets of that size show
+const rowZoomOf = (gpus) => rowZooms.get(gpus) || { start: 0, end: 100 };
 
 // Areas above, heat map below, for one run. Either may be missing.
-function addFleetChart(parent, run, span_s) {
-  const fleet = run.fleet ? run.fleetRead || (run.fleetRead = readFleet(run.fleet)) : null;
+function addFleetChart(parent, run, page) {
+  const span_s = page.span_s;
+  const fleet = run.fleet ? run.fleetRead : null;
   const windows = run.windows;
   const top = windows ? 84 : 0;
   const mapHeight = fleet ? Math.max(140, Math.min(360, fleet.rowCount * 18)) : 0;
@@ -125,7 +142,7 @@ function addFleetChart(parent, run, span_s) {
   const u = run.summary.utilisation;
   const title = `${run.label}: ${format.percent(u.busy)} % busy, ${format.percent(u.decode)} % decoding, ${format.percent(u.switch)} % switching`;
   addChart(parent, {
-    id: `fleet-${run.number}`, title, time: true, wide: true,
+    id: `fleet-${run.number}`, title, time: true, rows: fleet !== null, wide: true,
     sub: [windows ? "above: share of GPU time" : null, fleet ? `below: ${format.plural(fleet.gpus, "GPU")} over time${fleet.rowCount < run.summary.instances ? ", neighbours together" : ""}` : null].filter(Boolean).join("; "),
     height: mapTop + mapHeight + (fleet ? 64 : 56),
     option: (t) => {
@@ -157,7 +174,7 @@ function addFleetChart(parent, run, span_s) {
         xAxis.push(timeAxis(t, span_s, { gridIndex: i, splitLine: { show: false }, nameGap: 24 }));
         yAxis.push(axis(t, { gridIndex: i, type: "value", inverse: true, min: 0, max: fleet.gpus, name: "GPUs", nameGap: 56, splitLine: { show: false },
                              minInterval: 1, axisLabel: { showMaxLabel: false, formatter: (v) => format.number(Math.round(v)) } }));
-        const key = `${fleetBy} ${t.name}`;
+        const key = `${fleetBy} ${t.name} ${fleetModel}`;
         if (coloursFor !== key) [colours, coloursFor] = [fleetColours(fleet, fleetBy, t), key];
         const ground = rgb(t.card);
         series.push({
@@ -183,19 +200,15 @@ function addFleetChart(parent, run, span_s) {
             }
             return { type: "group", children };
           },
-          tooltip: { trigger: "item", formatter: () => {
-            const at = chartOf().convertFromPixel({ gridIndex: i }, mouse);
-            const w = Math.max(0, Math.floor(at[0] / 1000 / fleet.window_s));
-            let row = fleet.below.findIndex((gpus) => gpus > at[1]) - 1;
-            if (row < 0) row = fleet.rowCount - 1;
-            return fleetTip(fleet, row, w);
-          } },
+          tooltip: { trigger: "item", formatter: () => fleetTip(fleet, ...cellAt(mouse)) },
         });
-        const rows = { yAxisIndex: i, filterMode: "none" };
-        zooms.push({ id: "rows-slider", type: "slider", orient: "vertical", width: 12, right: 6, top: mapTop, height: mapHeight, brushSelect: false,
+        const rows = { yAxisIndex: i, filterMode: "none", ...rowZoomOf(fleet.gpus) };
+        // Connected charts zoom by id: fleets of one size together.
+        const [slider, inside] = mine.rowZoom.ids;
+        zooms.push({ id: slider, type: "slider", orient: "vertical", width: 12, right: 6, top: mapTop, height: mapHeight, brushSelect: false,
                      showDetail: false, showDataShadow: false, borderColor: "transparent", backgroundColor: t.state.idle, fillerColor: zooms[1].fillerColor,
                      handleStyle: zooms[1].handleStyle, moveHandleSize: 0, ...rows },
-                   { id: "rows-inside", type: "inside", zoomOnMouseWheel: "alt", moveOnMouseMove: "ctrl", moveOnMouseWheel: false, preventDefaultMouseMove: false, ...rows });
+                   { id: inside, type: "inside", zoomOnMouseWheel: "alt", moveOnMouseMove: "ctrl", moveOnMouseWheel: false, preventDefaultMouseMove: false, ...rows });
       }
       return { grid, xAxis, yAxis, series, dataZoom: zooms, legend: null,
                tooltip: { trigger: "item", axisPointer: { type: "line", lineStyle: { color: t.faint } },
@@ -208,8 +221,21 @@ function addFleetChart(parent, run, span_s) {
     },
     ready: (chart) => {
       chart.instance.getZr().on("mousemove", (event) => { mouse = [event.offsetX, event.offsetY]; });
+      chart.instance.on("click", (event) => {
+        if (event.seriesId !== "map") return;
+        const [row, w] = cellAt([event.event.offsetX, event.event.offsetY]);
+        const model = w < fleet.windows ? fleet.cell_model[row * fleet.windows + w] : -1;
+        if (model >= 0) page.showModel(fleet.models[model] === fleetModel ? "" : fleet.models[model]);
+      });
     },
   });
   const mine = charts[charts.length - 1];
-  const chartOf = () => mine.instance;
+  if (fleet) mine.rowZoom = { ids: [`rows-slider-${fleet.gpus}`, `rows-inside-${fleet.gpus}`], get: () => rowZoomOf(fleet.gpus), set: (zoom) => rowZooms.set(fleet.gpus, zoom) };
+  // The row and the window of the heat map at a point of the chart.
+  function cellAt(point) {
+    const at = mine.instance.convertFromPixel({ gridIndex: windows ? 1 : 0 }, point);
+    const w = Math.max(0, Math.floor(at[0] / 1000 / fleet.window_s));
+    const row = fleet.below.findIndex((gpus) => gpus > at[1]) - 1;
+    return [row < 0 ? fleet.rowCount - 1 : row, w];
+  }
 }

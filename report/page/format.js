@@ -72,4 +72,11 @@ function bytesOf(base64) {
   return bytes;
 }
 
+const isNumber = (value) => typeof value === "number";
+// Lists of what has the same key, in order of the first of each.
+function groupsBy(list, key) {
+  const groups = new Map();
+  for (const item of list) groups.set(key(item), [...(groups.get(key(item)) || []), item]);
+  return [...groups.values()];
+}
 const sum = (values) => values.reduce((a, b) => a + b, 0);

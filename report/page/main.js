@@ -12,6 +12,7 @@ function readPage() {
     for (const run of source.runs) {
       run.source = source;
       run.policy = run.summary.policy;
+      run.is = page.policies[run.policy];
       run.feasible = run.summary.status === "ok";
       count.set(run.label, (count.get(run.label) || 0) + 1);
       if (!run.feasible) {
@@ -24,6 +25,7 @@ function readPage() {
     }
     if (source.plan) {
       Object.assign(source.plan, { number: page.plans.length, source: source.name });
+      for (const policy of source.plan.policies) policy.is = page.policies[policy.policy];
       page.plans.push(source.plan);
     }
   }
@@ -36,43 +38,46 @@ function readPage() {
     for (let n = 2; labels.has(run.label); ++n) run.label = `${label} (${n})`;
     labels.add(run.label);
   }
+  nameColours([...page.runs, ...page.plans.flatMap((plan) => plan.policies)], page.policies);
   assignColours(page.runs);
   page.span_s = Math.max(0, ...page.runs.map((run) => run.end_s));
-  page.slo = page.sources.map((source) => source.scenario && source.scenario.slo).find(Boolean);
+  page.targets = groupsBy(page.sources.filter((source) => source.scenario && source.scenario.slo), (source) => targetsOf(source.scenario));
   return page;
 }
 
+// The targets of a scenario as one text, the same for the same targets: its own, and those of rules for single models.
+function targetsOf(scenario) {
+  const rules = (scenario.models || []).filter((rule) => isNumber(rule.ttft_slo_s) || isNumber(rule.tbt_slo_s));
+  return JSON.stringify([scenario.slo.ttft_slo_s, scenario.slo.tbt_slo_s, rules.map((rule) => [rule.match, rule.ttft_slo_s, rule.tbt_slo_s])]);
+}
+const hasRules = (source) => JSON.parse(targetsOf(source.scenario))[2].length > 0;
+
+// The page's head has set the theme that the system asks for; a switch has the last word.
 function setUpTheme() {
+  const root = document.documentElement.dataset;
   const button = document.getElementById("theme");
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
-  const label = () => {
-    button.textContent = isDark() ? "Light" : "Dark";
-    button.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
+  let chosen = false;
+  const set = (theme) => {
+    root.theme = theme;
+    button.textContent = theme === "dark" ? "Light" : "Dark";
+    button.setAttribute("aria-label", `Switch to ${theme === "dark" ? "light" : "dark"} colours`);
+    redrawCharts();
   };
   button.addEventListener("click", () => {
-    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-    label();
-    redrawCharts();
+    chosen = true;
+    set(root.theme === "dark" ? "light" : "dark");
   });
-  dark.addEventListener("change", () => {
-    label();
-    redrawCharts();
-  });
-  label();
+  dark.addEventListener("change", () => { if (!chosen) set(dark.matches ? "dark" : "light"); });
+  set(root.theme);
   // Paper is white.
   let before;
   addEventListener("beforeprint", () => {
-    before = document.documentElement.dataset.theme;
-    document.documentElement.dataset.theme = "light";
-    redrawCharts();
+    before = root.theme;
+    set("light");
     drawAllCharts();
   });
-  addEventListener("afterprint", () => {
-    if (before === undefined) delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = before;
-    redrawCharts();
-  });
+  addEventListener("afterprint", () => set(before));
 }
 
 addEventListener("DOMContentLoaded", () => {

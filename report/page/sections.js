@@ -15,30 +15,38 @@ const service = (run) => run.summary.attainment.service;
 
 // ---------------------------------------------------------------------------------------------------------- headline
 
+// Of plans that were found, that with the fewest GPUs; one that is told the future is no answer, unless there is no other.
+const fewestOf = (plans) => plans.slice().sort((a, b) => a.is.oracle - b.is.oracle || a.gpus - b.gpus)[0];
+
 // Who needs the fewest GPUs, against dedicated ones, in the first plan that has both.
 function planFinding(plans) {
   for (const plan of plans) {
     const found = plan.policies.filter((p) => p.status === "found");
-    const dedicated = found.find((p) => p.policy === "dedicated");
-    const others = found.filter((p) => p.policy !== "dedicated" && p.policy !== "serverless-llm-plus").sort((a, b) => a.gpus - b.gpus);
-    if (dedicated && others.length > 0) {
-      const saved = 1 - others[0].gpus / dedicated.gpus;
-      return { title: `${others[0].policy} needs ${format.plural(others[0].gpus, "GPU")} instead of ${format.number(dedicated.gpus)}`,
-               saved, best: others[0], dedicated };
+    const dedicated = found.find((p) => p.is.owns_fleet);
+    const shared = fewestOf(found.filter((p) => !p.is.owns_fleet));
+    if (dedicated && shared && !shared.is.oracle) {
+      const saved = 1 - shared.gpus / dedicated.gpus;
+      return { title: `${shared.policy} needs ${format.plural(shared.gpus, "GPU")} instead of ${format.number(dedicated.gpus)}`,
+               saved, best: shared, dedicated, plan };
     }
-    if (found.length > 0) {
-      const fewest = found.slice().sort((a, b) => a.gpus - b.gpus)[0];
-      return { title: `${fewest.policy} needs ${format.plural(fewest.gpus, "GPU")}`, best: fewest };
-    }
+    const fewest = fewestOf(found);
+    if (fewest) return { title: `${fewest.policy} needs ${format.plural(fewest.gpus, "GPU")}`, best: fewest, plan };
   }
   return null;
 }
 
+// Whether runs served the same requests, as far as the folders say, and whether under the same targets.
+const areSame = (runs) => new Set(runs.map((run) => run.source)).size === 1
+  || (runs.every((run) => run.source.manifest.trace_hash) && new Set(runs.map((run) => run.source.manifest.trace_hash)).size === 1);
+const haveSameTargets = (runs) => new Set(runs.map((run) => run.source)).size === 1
+  || (runs.every((run) => run.source.scenario && run.source.scenario.slo) && new Set(runs.map((run) => targetsOf(run.source.scenario))).size === 1);
+const areComparable = (runs) => areSame(runs) && haveSameTargets(runs);
+
 function runFinding(runs) {
-  const dedicated = runs.find((run) => run.policy === "dedicated");
-  // One that knows the future is no answer, only a bound.
-  const shared = runs.filter((run) => run.policy !== "dedicated" && run.policy !== "serverless-llm-plus").sort((a, b) => service(b) - service(a) || a.summary.gpus - b.summary.gpus)[0];
-  if (dedicated && shared && shared.summary.gpus < dedicated.summary.gpus && shared.summary.requests.total === dedicated.summary.requests.total && service(shared) >= 0.9) {
+  // One that is told the future is no answer, only a bound.
+  const shared = runs.filter((run) => !run.is.owns_fleet && !run.is.oracle).sort((a, b) => service(b) - service(a) || a.summary.gpus - b.summary.gpus)[0];
+  const dedicated = shared && runs.find((run) => run.is.owns_fleet && areComparable([run, shared]));
+  if (dedicated && shared.summary.gpus < dedicated.summary.gpus && service(shared) >= 0.9) {
     return { title: `${shared.label} serves the same requests on ${format.plural(shared.summary.gpus, "GPU")} instead of ${format.number(dedicated.summary.gpus)}`,
              saved: 1 - shared.summary.gpus / dedicated.summary.gpus, run: shared, dedicated };
   }
@@ -51,39 +59,56 @@ function tile(value, unit, label, note) {
     note ? el("div", { class: "note" }, note) : null);
 }
 
+// What a folder's runs were asked for, in words.
+function askedOf({ scenario, manifest }) {
+  const sentences = [], facts = manifest.workload;
+  if (scenario && scenario.description) sentences.push(`${scenario.description.replace(/\.$/, "")}.`);
+  if (facts) sentences.push(`${format.plural(facts.requests, "request")} to ${format.plural(facts.models, "model")} over ${format.seconds(facts.last_arrival_s)}.`);
+  if (scenario && scenario.slo) {
+    sentences.push(`Targets: ${format.seconds(scenario.slo.ttft_slo_s)} to the first token, ${format.seconds(scenario.slo.tbt_slo_s)} between tokens${hasRules({ scenario }) ? ", but for models with their own" : ""}.`);
+  }
+  return sentences.join(" ");
+}
+const folderNames = (sources) => format.list(sources.map((source) => source.name));
+
 function addHeadline(page) {
   const { sources, runs, plans } = page;
   const ofRuns = runFinding(runs);
   page.best = ofRuns && ofRuns.run;
   const finding = planFinding(plans) || ofRuns || tuneFinding(sources) || claimsFinding(sources) || { title: "Nothing could be simulated" };
-  const scenario = sources.map((s) => s.scenario).find(Boolean);
   const names = [...new Set(sources.map((s) => (s.scenario && s.scenario.name) || s.short))];
   document.title = `${names.join(", ")} – poolsim`;
   const main = document.getElementById("content");
   const header = el("div", { class: "headline", id: "headline" });
   header.append(el("p", { class: "kicker" }, `${[...new Set(sources.map((s) => s.kind))].join(" + ")} · ${names.join(", ")}`), el("h1", {}, finding.title));
-  const facts = sources.map((s) => s.manifest.workload).find(Boolean);
-  const sentences = [];
-  if (scenario && scenario.description) sentences.push(`${scenario.description.replace(/\.$/, "")}.`);
-  if (facts) sentences.push(`${format.plural(facts.requests, "request")} to ${format.plural(facts.models, "model")} over ${format.seconds(facts.last_arrival_s)}.`);
-  if (scenario && scenario.slo) sentences.push(`Targets: ${format.seconds(scenario.slo.ttft_slo_s)} to the first token, ${format.seconds(scenario.slo.tbt_slo_s)} between tokens.`);
-  header.append(el("p", { class: "lede" }, sentences.join(" ")));
+  const asked = groupsBy(sources.filter((source) => askedOf(source) !== ""), askedOf);
+  if (asked.length === 1) {
+    header.append(el("p", { class: "lede" }, asked[0].length === sources.length ? "" : `${folderNames(asked[0])}: `, askedOf(asked[0][0])));
+  } else if (asked.length > 1) {
+    header.append(el("ul", { class: "lede folders" }, asked.map((group) => el("li", {}, el("strong", {}, folderNames(group)), ` ${askedOf(group[0])}`))));
+  }
+  const differ = [areSame(runs) ? null : "workloads", haveSameTargets(runs) ? null : "targets"].filter(Boolean);
+  if (runs.length > 1 && differ.length > 0) {
+    const known = runs.every((run) => run.source.manifest.trace_hash && run.source.scenario);
+    header.append(el("p", { class: "remark", id: "differ" }, el("strong", {}, `The ${differ.join(" and ")} of these folders ${known ? "differ" : "may differ"}. `),
+      "Runs of one folder can be held against each other; those of different folders only with that in mind."));
+  }
 
   const tiles = el("div", { class: "tiles" });
-  if (finding.saved !== undefined) tiles.append(tile(`−${(100 * finding.saved).toFixed(0)}`, "%", "GPUs", `against dedicated ones`));
+  if (finding.saved !== undefined) tiles.append(tile(`−${(100 * finding.saved).toFixed(0)}`, "%", "GPUs", `against ${finding.dedicated.label || finding.dedicated.policy}`));
   if (finding.best) {
     const p = finding.best, old = finding.dedicated;
-    tiles.append(tile(format.percent(p.attainment.service.mean), "%", "service attainment", `target ${targetText(plans[0])}`));
-    if (p.usd_per_hour !== null) tiles.append(tile(format.number(Number(p.usd_per_hour.toPrecision(3))), "USD/h", "cost", old && old.usd_per_hour ? `dedicated ${format.number(Number(old.usd_per_hour.toPrecision(3)))}` : null));
-    if (p.power_kw !== null) tiles.append(tile(format.number(Number(p.power_kw.toPrecision(3))), "kW", "power", old && old.power_kw ? `dedicated ${format.number(Number(old.power_kw.toPrecision(3)))}` : null));
+    tiles.append(tile(format.percent(p.attainment.service.mean), "%", "service attainment", `target ${targetText(finding.plan)}`));
+    if (p.usd_per_hour !== null) tiles.append(tile(format.number(Number(p.usd_per_hour.toPrecision(3))), "USD/h", "cost", old && old.usd_per_hour ? `${old.label || old.policy} ${format.number(Number(old.usd_per_hour.toPrecision(3)))}` : null));
+    if (p.power_kw !== null) tiles.append(tile(format.number(Number(p.power_kw.toPrecision(3))), "kW", "power", old && old.power_kw ? `${old.label || old.policy} ${format.number(Number(old.power_kw.toPrecision(3)))}` : null));
     const bound = Number(Math.max(p.bound.fluid_gpus, p.bound.memory_gpus).toPrecision(3));
     tiles.append(tile(format.number(bound), bound === 1 ? "GPU" : "GPUs", "lower bound", "what no policy avoids"));
   } else if (finding.run) {
     const run = finding.run, old = finding.dedicated;
-    tiles.append(tile(format.percent(service(run)), "%", "service attainment", old ? `dedicated ${format.percent(service(old))} %` : `of ${format.plural(run.summary.requests.total, "request")}`));
-    if (Number.isFinite(rate(run))) tiles.append(tile(format.number(Number(rate(run).toPrecision(3))), "USD/h", "cost", old ? `dedicated ${format.number(Number(rate(old).toPrecision(3)))}` : null));
-    if (Number.isFinite(power(run))) tiles.append(tile(format.number(Number(power(run).toPrecision(3))), "kW", "power, mean", old ? `dedicated ${format.number(Number(power(old).toPrecision(3)))}` : null));
-    tiles.append(tile(format.percent(run.summary.utilisation.busy), "%", "busy", old ? `dedicated ${format.percent(old.summary.utilisation.busy)} %` : null));
+    tiles.append(tile(format.percent(service(run)), "%", "service attainment", old ? `${old.label || old.policy} ${format.percent(service(old))} %` : `of ${format.plural(run.summary.requests.total, "request")}`));
+    if (Number.isFinite(rate(run))) tiles.append(tile(format.number(Number(rate(run).toPrecision(3))), "USD/h", "cost", old ? `${old.label || old.policy} ${format.number(Number(rate(old).toPrecision(3)))}` : null));
+    if (Number.isFinite(power(run))) tiles.append(tile(format.number(Number(power(run).toPrecision(3))), "kW", "power, mean", old ? `${old.label || old.policy} ${format.number(Number(power(old).toPrecision(3)))}` : null));
+    tiles.append(tile(format.percent(run.summary.utilisation.busy), "%", "busy", old ? `${old.label || old.policy} ${format.percent(old.summary.utilisation.busy)} %` : null));
   }
   if (tiles.childNodes.length > 0) header.append(tiles);
   main.append(header);
@@ -124,9 +149,10 @@ function barOption(t, names, width, extra) {
 
 function addRunBars(parent, runs) {
   const few = runs.slice().sort((a, b) => a.summary.gpus - b.summary.gpus)[0];
+  const same = areSame(runs) ? "for the same requests" : "for workloads that differ";
   addChart(parent, {
-    id: "gpus", wide: true, height: 50 + 38 * runs.length, title: `From ${format.number(few.summary.gpus)} to ${format.plural(Math.max(...runs.map((r) => r.summary.gpus)), "GPU")} for the same requests`,
-    sub: "GPUs owned; beside the bars, the share of service time within target",
+    id: "gpus", wide: true, height: 50 + 38 * runs.length, title: `From ${format.number(few.summary.gpus)} to ${format.plural(Math.max(...runs.map((r) => r.summary.gpus)), "GPU")} ${same}`,
+    sub: `GPUs owned; beside the bars, the share of service time within target${haveSameTargets(runs) ? "" : "s, which differ"}`,
     option: (t, width) => barOption(t, runs.map((r) => r.label), width, { top: 4, option: {
       tooltip: { trigger: "item", formatter: (p) => tip(runs[p.dataIndex].label, [[p.color, "GPUs", format.number(p.value)], [null, "service attainment", `${format.percent(service(runs[p.dataIndex]))} %`]]) },
       legend: null,
@@ -136,24 +162,19 @@ function addRunBars(parent, runs) {
   });
 }
 
-// A policy's colour is that of its run, or what a run of it would have.
-function coloursOfPolicies(policies) {
-  const made = policies.map((policy) => ({ policy }));
-  assignColours(made);
-  return made;
-}
+const coloursOfPolicies = (policies) => policies.map((policy) => ({ colour: policyColours.get(policy) }));
 
 function addPlanBars(parent, plan, plans) {
   const found = plan.policies.filter((p) => p.status === "found");
   if (found.length === 0) return;
   const colours = coloursOfPolicies(found.map((p) => p.policy));
   const bound = (p) => Math.max(p.bound.fluid_gpus, p.bound.memory_gpus);
-  const fewest = found.slice().sort((a, b) => a.gpus - b.gpus)[0], dedicated = found.find((p) => p.policy === "dedicated");
+  const fewest = fewestOf(found), dedicated = found.find((p) => p.is.owns_fleet);
   const times = (p) => `${format.number(Number((p.gpus / bound(p)).toPrecision(2)))} times`;
   const top = (p) => Math.max(p.gpus, p.ci_high || 0);
   addChart(parent, {
     id: plans > 1 ? `plan-gpus-${plan.number}` : "plan-gpus", wide: true, height: 76 + 38 * found.length,
-    title: `${fewest.policy} takes ${times(fewest)} the GPUs of its lower bound${dedicated && dedicated !== fewest ? `, dedicated ${times(dedicated)}` : ""}`,
+    title: `${fewest.policy} takes ${times(fewest)} the GPUs of its lower bound${dedicated && dedicated !== fewest ? `, ${dedicated.policy} ${times(dedicated)}` : ""}`,
     sub: `fewest GPUs for ${targetText(plan)} attainment${plan.confidence ? `; whiskers: ${format.percent(plan.confidence)} % interval` : ""}${plans > 1 ? `; ${plan.source}` : ""}`,
     option: (t, width) => barOption(t, found.map((p) => p.policy), width, { top: 30, option: {
       tooltip: { trigger: "item", formatter: (params) => {
@@ -184,7 +205,7 @@ function addPlanBars(parent, plan, plans) {
 }
 
 function addRunsTable(parent, { runs }) {
-  const dedicated = runs.find((run) => run.policy === "dedicated");
+  const dedicated = areSame(runs) && runs.find((run) => run.is.owns_fleet);
   const seconds = (v) => format.seconds(v);
   const percent = (v) => format.percent(v);
   addTable(parent, {
@@ -192,7 +213,7 @@ function addRunsTable(parent, { runs }) {
     columns: [
       { title: "policy", text: true, value: (r) => r.label, cell: (r, td) => td.append(dot(r), r.label) },
       { title: "GPUs", value: (r) => r.summary.gpus, show: format.number },
-      ...(dedicated && runs.length > 1 ? [{ title: "vs dedicated", value: (r) => r.summary.gpus / dedicated.summary.gpus - 1, show: (v) => v === 0 ? "–" : `${v < 0 ? "−" : "+"}${Math.abs(100 * v).toFixed(0)} %` }] : []),
+      ...(dedicated && runs.length > 1 ? [{ title: `vs ${dedicated.label}`, value: (r) => r.summary.gpus / dedicated.summary.gpus - 1, show: (v) => v === 0 ? "–" : `${v < 0 ? "−" : "+"}${Math.abs(100 * v).toFixed(0)} %` }] : []),
       { title: "time", group: "% within target", help: "service attainment", value: service, show: percent },
       { title: "tokens", group: "% within target", value: (r) => r.summary.attainment.token, show: percent },
       { title: "requests", group: "% within target", value: (r) => r.summary.attainment.request, show: percent },
@@ -224,36 +245,67 @@ function addService(page) {
   if (runs.length === 0) return;
   const section = addSection("service", "Service", "The share of what was promised that came in time: by the minute, and model by model.");
   const timed = page.runs.filter((run) => run.windows);
-  if (timed.length > 0) {
-    const share = (run, i) => run.windows.output_tokens[i] > 0 ? run.windows.on_time_tokens[i] / run.windows.output_tokens[i] : null;
-    // Windows with next to no tokens, as at the end of a run, say little.
-    const worst = timed.map((run) => {
-      const some = 0.5 * sum(run.windows.output_tokens) / run.windows.output_tokens.length;
-      let least = 1, at = 0;
-      run.windows.start_s.forEach((s, i) => { const v = share(run, i); if (run.windows.output_tokens[i] > some && v < least) [least, at] = [v, s]; });
-      return { run, least, at };
+  const served = timed.filter((run) => run.windows.service_attainment);
+  const length = (list) => format.seconds(list[0].windows.length_s[0]);
+  if (served.length > 0) {
+    addShareOverTime(section, page, served, {
+      id: "attainment", sub: `service attainment: of the requests that arrive in ${length(served)}, the share of their service time within target; failed and unfinished ones count as 0`,
+      whole: (run) => run.windows.arrived_requests, share: (run, i) => run.windows.service_attainment[i],
+      all: "keeps all service time within target", least: (share) => `keeps at least ${share} % of the service time of every busy window within target`,
     });
-    const least = (of) => worst.find((w) => w.run === of);
-    const best = least(page.best) || worst[0], low = worst.slice().sort((a, b) => a.least - b.least)[0];
-    const words = (w) => w.least === 1 ? "delivers every token in time" : `delivers at least ${format.percent(w.least)} % of the tokens of every busy window in time`;
-    const title = low !== best ? `${best.run.label} ${words(best)}; ${low.run.label} falls to ${format.percent(low.least)} %`
-      : best.least === 1 ? `${best.run.label} ${words(best)}` : `${best.run.label} ${words(best)}; the worst is at ${format.clock(best.at, page.span_s)}`;
+  }
+  if (timed.length > 0) {
+    addShareOverTime(section, page, timed, {
+      id: "tokens", sub: `token by token: of the tokens delivered in ${length(timed)}, the share that came in time; requests that fail without a token are not in it`,
+      whole: (run) => run.windows.output_tokens, share: (run, i) => run.windows.on_time_tokens[i] / run.windows.output_tokens[i],
+      all: "delivers every token in time", least: (share) => `delivers at least ${share} % of the tokens of every busy window in time`,
+    });
+  }
+  const failing = timed.filter((run) => sum(run.windows.failed_requests) > 0);
+  if (failing.length > 0) {
+    const failed = (run) => sum(run.windows.failed_requests);
+    const most = failing.slice().sort((a, b) => failed(b) - failed(a))[0];
     addChart(section, {
-      id: "attainment", title, time: true, wide: true, height: 320,
-      sub: `tokens delivered in time, share of those delivered in ${format.seconds(timed[0].windows.length_s[0])}`,
+      id: "failures", time: true, wide: true, height: 240, title: `${format.plural(failed(most), "request")} ${failed(most) === 1 ? "fails" : "fail"} under ${most.label}`,
+      sub: `requests that fail or are given up by their clients, by when they do, in ${length(failing)}; the warm-up's included`,
       option: (t) => ({
-        grid: { left: 64, right: 20, top: 34, bottom: 66 },
-        legend: legendOf(timed),
-        xAxis: timeAxis(t, page.span_s),
-        yAxis: percentAxis(t, "", { min: (v) => Math.max(0, Math.floor((Math.min(v.min, 0.99) - 0.01) * 20) / 20) }),
-        dataZoom: timeZooms(t, [0]),
-        tooltip: { trigger: "axis", formatter: (params) => tip(format.clock(params[0].value[0] / 1000, page.span_s),
-          params.map((p) => [p.color, p.seriesName, p.value[1] === null ? "–" : `${format.percent(p.value[1])} %`])) },
-        series: timed.map((run) => lineOf(run, t, { data: overTime(run, (i) => share(run, i)) })),
+        grid: { left: 64, right: 20, top: 34, bottom: 66 }, legend: legendOf(failing), xAxis: timeAxis(t, page.span_s), dataZoom: timeZooms(t, [0]),
+        yAxis: axis(t, { type: "value", name: "requests", nameGap: 42, min: 0, minInterval: 1, axisLabel: { formatter: format.short } }),
+        tooltip: { trigger: "axis", formatter: (params) => tip(format.clock(params[0].value[0] / 1000, page.span_s), params.map((p) => [p.color, p.seriesName, format.number(p.value[1])])) },
+        series: failing.map((run) => lineOf(run, t, { data: overTime(run, (i) => run.windows.failed_requests[i]) })),
       }),
     });
   }
   addModels(section, page);
+}
+
+// Shares of a whole in every window, a line per run; nothing where a window's whole is 0.
+function addShareOverTime(section, page, runs, { id, sub, whole, share, all, least }) {
+  const shareOf = (run, i) => whole(run)[i] > 0 ? share(run, i) : null;
+  // Windows with next to nothing, as at the end of a run, say little.
+  const worst = runs.map((run) => {
+    const some = 0.5 * sum(whole(run)) / whole(run).length;
+    let low = 1, at = 0;
+    run.windows.start_s.forEach((s, i) => { const v = shareOf(run, i); if (whole(run)[i] > some && v < low) [low, at] = [v, s]; });
+    return { run, low, at };
+  });
+  const best = worst.find((w) => w.run === page.best) || worst[0], last = worst.slice().sort((a, b) => a.low - b.low)[0];
+  const words = (w) => w.low === 1 ? all : least(format.percent(w.low));
+  const title = last !== best ? `${best.run.label} ${words(best)}; ${last.run.label} falls to ${format.percent(last.low)} %`
+    : best.low === 1 ? `${best.run.label} ${words(best)}` : `${best.run.label} ${words(best)}; the worst is at ${format.clock(best.at, page.span_s)}`;
+  addChart(section, {
+    id, title, sub, time: true, wide: true, height: 320,
+    option: (t) => ({
+      grid: { left: 64, right: 20, top: 34, bottom: 66 },
+      legend: legendOf(runs),
+      xAxis: timeAxis(t, page.span_s),
+      yAxis: percentAxis(t, "", { min: (v) => Math.max(0, Math.floor((Math.min(v.min, 0.99) - 0.01) * 20) / 20) }),
+      dataZoom: timeZooms(t, [0]),
+      tooltip: { trigger: "axis", formatter: (params) => tip(format.clock(params[0].value[0] / 1000, page.span_s),
+        params.map((p) => [p.color, p.seriesName, p.value[1] === null ? "–" : `${format.percent(p.value[1])} %`])) },
+      series: runs.map((run) => lineOf(run, t, { data: overTime(run, (i) => shareOf(run, i)), connectNulls: true })),
+    }),
+  });
 }
 
 function addModels(section, page) {
@@ -310,11 +362,16 @@ function cdf(distribution) {
   return points.length > 0 ? [[points[0][0], 0], ...points] : [];
 }
 
-function addCdf(section, page, { id, quantity, name, slo, title }) {
+function addCdf(section, page, { id, quantity, name, target, title }) {
   const runs = page.runs.filter((run) => run.distributions && run.distributions[quantity] && run.distributions[quantity].count.length > 0);
   if (runs.length === 0) return;
+  // Every target once, with the folders that have it where they differ.
+  const targets = groupsBy(page.targets.flat().filter((source) => isNumber(source.scenario.slo[target]) && source.runs.length > 0), (source) => source.scenario.slo[target]);
+  const slos = targets.map((sources) => sources[0].scenario.slo[target]);
+  const dashed = targets.map((sources, i) => `${format.seconds(slos[i])}${targets.length > 1 ? ` (${folderNames(sources)})` : ""}`);
+  const own = targets.flat().some(hasRules) ? ", but for models with their own" : "";
   addChart(section, {
-    id, title: title(runs), height: 340, sub: `share of ${quantity === "ttft_s" ? "requests" : "gaps"} at most so long${slo ? `; dashed: the target, ${format.seconds(slo)}` : ""}`,
+    id, title: title(runs), height: 340, sub: `share of ${quantity === "ttft_s" ? "requests" : "gaps"} at most so long${slos.length > 0 ? `; dashed: the target${slos.length > 1 ? "s" : ""}, ${format.list(dashed)}${own}` : ""}`,
     option: (t) => ({
       grid: { left: 56, right: 20, top: 34, bottom: 46 },
       legend: legendOf(runs),
@@ -323,7 +380,7 @@ function addCdf(section, page, { id, quantity, name, slo, title }) {
       tooltip: { trigger: "axis", axisPointer: { type: "line", snap: false, lineStyle: { color: t.faint } }, formatter: (params) => tip(`${name.split(",")[0]} of at most ${format.seconds(params[0].axisValue)}`,
         params.map((p) => [p.color, p.seriesName, `${format.percent(p.value[1])} %`])) },
       series: runs.map((run, i) => lineOf(run, t, { step: "end", data: cdf(run.distributions[quantity]),
-        markLine: i === 0 && slo ? { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: t.faint, type: [4, 4] }, data: [{ xAxis: slo }] } : undefined })),
+        markLine: i === 0 && slos.length > 0 ? { silent: true, symbol: "none", label: { show: false }, lineStyle: { color: t.faint, type: [4, 4] }, data: slos.map((slo) => ({ xAxis: slo })) } : undefined })),
     }),
   });
 }
@@ -332,12 +389,11 @@ function addLatency(page) {
   const runs = page.runs;
   if (runs.length === 0) return;
   const section = addSection("latency", "Latency", "How long requests wait for their first token and between tokens, and what they wait for.");
-  const slo = page.slo || {};
   const grid = el("div", { class: "pair" });
   section.append(grid);
   const p = (key, q) => (list) => list.map((run) => `${format.seconds(run.summary[key][q])} under ${run.label}`);
-  addCdf(grid, page, { id: "ttft", quantity: "ttft_s", name: "TTFT", slo: slo.ttft_slo_s, title: (list) => `Half of the first tokens come within ${format.list(p("ttft_s", "p50")(extremes(list, (r) => r.summary.ttft_s.p50)))}` });
-  addCdf(grid, page, { id: "tbt", quantity: "tbt_s", name: "TBT", slo: slo.tbt_slo_s, title: (list) => `99 % of gaps between tokens are at most ${format.list(p("tbt_s", "p99")(extremes(list, (r) => r.summary.tbt_s.p99)))}` });
+  addCdf(grid, page, { id: "ttft", quantity: "ttft_s", name: "TTFT", target: "ttft_slo_s", title: (list) => `Half of the first tokens come within ${format.list(p("ttft_s", "p50")(extremes(list, (r) => r.summary.ttft_s.p50)))}` });
+  addCdf(grid, page, { id: "tbt", quantity: "tbt_s", name: "TBT", target: "tbt_slo_s", title: (list) => `99 % of gaps between tokens are at most ${format.list(p("tbt_s", "p99")(extremes(list, (r) => r.summary.tbt_s.p99)))}` });
   if (grid.childNodes.length === 0) grid.remove();
   const kinds = [["prefill_wait", "waiting for prefill"], ["prefill", "prefill"], ["decode_wait", "waiting for a turn"], ["decode", "decode"], ["switch", "switches"], ["kv", "KV copies"]];
   const colours = (t) => [t.name === "dark" ? "#98a2b0" : "#9aa3af", t.state.prefill, t.name === "dark" ? "#5d6875" : "#c9d0d8", t.state.decode, t.state.switch, t.state.kv_copy];
@@ -369,21 +425,48 @@ function extremes(runs, of) {
 function addFleet(page) {
   const runs = page.runs.filter((run) => run.windows || run.fleet);
   if (runs.length === 0) return;
-  const section = addSection("fleet", "Fleet", "What every GPU did. Zoom with the sliders, ctrl + wheel (time) or alt + wheel (GPUs), or with + − ← → 0 when a chart is focused; charts along time stay together.");
-  if (runs.some((run) => run.fleet)) {
-    const swatches = el("span", { class: "swatches" }, [...kStates, ["idle", "idle"]].map(([key, name]) => el("span", {}, el("span", { class: "swatch", style: `background:var(--state-${key})` }), name)));
-    const note = el("span", { class: "swatches", hidden: true }, "21 colours, by rank, then from the first again; the tooltip names the model; paler: more idle");
-    const choose = (by) => el("label", {}, el("input", { type: "radio", name: "fleet-by", value: by, checked: by === fleetBy, onchange: () => {
-      fleetBy = by;
-      note.hidden = by === "state";
-      for (const run of runs) {
+  const section = addSection("fleet", "Fleet", "What every GPU did. Zoom with the sliders, ctrl + wheel (time) or alt + wheel (GPUs), or, when a chart is focused, with + − ← → along time, shift + ↑ ↓ and ↑ ↓ along GPUs, and 0 for all. Charts along time stay together, and fleets of one size along GPUs.");
+  const fleets = runs.filter((run) => run.fleet);
+  for (const run of fleets) run.fleetRead = readFleet(run.fleet);
+  if (fleets.length > 0) {
+    rankModels(fleets.map((run) => run.fleetRead));
+    const names = [...modelRanks.keys()];
+    const states = el("span", { class: "swatches" }, [...kStates, ["idle", "idle"]].map(([key, name]) => el("span", {}, el("span", { class: "swatch", style: `background:var(--state-${key})` }), name)));
+    const legend = el("span", { class: "swatches", id: "fleet-legend", hidden: true });
+    const redraw = () => {
+      const swatch = (colour, name) => el("span", {}, el("span", { class: "swatch", style: `background:${colour}` }), name);
+      states.hidden = fleetBy !== "state";
+      legend.hidden = fleetBy === "state";
+      if (fleetModel !== null) legend.replaceChildren(swatch(`var(--run-${kOneModel})`, fleetModel), swatch("var(--faint)", "other models"), el("span", {}, "by who took most of a cell's busy time; paler: more idle"));
+      else legend.replaceChildren(...names.slice(0, kHues).map((name, i) => swatch(`var(--run-${i})`, name)), el("span", {}, `${names.length > kHues ? "and 14 shades for the next, then from the first again: " : ""}by busy time; paler: more idle`));
+      for (const run of fleets) {
         const chart = charts.find((c) => c.id === `fleet-${run.number}`);
         if (chart && chart.instance) chart.draw();
       }
-    } }), ` ${by}`);
-    section.append(el("div", { class: "controls", role: "group", "aria-label": "Colour of the heat map" }, el("span", {}, "Colour by"), choose("state"), choose("model"), swatches, note));
+    };
+    const radios = ["state", "model"].map((by) => el("input", { type: "radio", name: "fleet-by", value: by, checked: by === fleetBy, onchange: () => {
+      fleetBy = by;
+      if (by === "state") fleetModel = null;
+      select.value = fleetModel === null ? "" : fleetModel;
+      redraw();
+    } }));
+    const select = el("select", { id: "fleet-model", onchange: (event) => page.showModel(event.target.value) },
+      el("option", { value: "" }, "all"), names.map((name) => el("option", { value: name }, name)));
+    // One model in colour and the others grey; "": all of them again.
+    page.showModel = (name) => {
+      fleetModel = name === "" ? null : name;
+      fleetBy = "model";
+      radios[1].checked = true;
+      select.value = name;
+      redraw();
+    };
+    section.append(el("div", { class: "controls", role: "group", "aria-label": "Colour of the heat map" }, el("span", {}, "Colour by"),
+      radios.map((radio) => el("label", {}, radio, ` ${radio.value}`)), el("label", {}, "Model ", select)), el("div", { class: "legend" }, states, legend),
+      el("p", { class: "sub" }, "A click on a cell picks its model out, a second one lets it go."));
   }
-  for (const run of runs) addFleetChart(section, run, page.span_s);
+  const grid = el("div", { class: runs.length > 1 ? "fleets" : null });
+  section.append(grid);
+  for (const run of runs) addFleetChart(grid, run, page);
 }
 
 // ---------------------------------------------------------------------------------------------------------- workload
@@ -458,10 +541,13 @@ function addWorkload(page) {
   const lengths = shown.filter(({ run }) => run.distributions && run.distributions.prompt_tokens);
   if (lengths.length > 0) {
     const summary = lengths[0].run.summary;
-    const finished = Math.max(1, sum(lengths[0].run.distributions.prompt_tokens.count));
+    const requests = Math.max(1, sum(lengths[0].run.distributions.prompt_tokens.count));
+    const mean = (tokens) => format.number(Math.round(tokens / requests));
+    // Delivered is what was asked for where no request failed or was cut off.
+    const whole = summary.requests.failed === 0 && !summary.requests.unfinished;
     const quantities = [["prompt_tokens", "prompts"], ["output_tokens", "answers"]];
     addChart(grid, {
-      id: "lengths", title: `Prompts of ${format.number(Math.round(summary.tokens.prompt / finished))} tokens on average, answers of ${format.number(Math.round(summary.tokens.output / finished))}`, sub: "share of requests by length, in steps of a quarter octave",
+      id: "lengths", title: `Prompts of ${mean(summary.tokens.prompt)} tokens on average, ${whole ? `answers of ${mean(summary.tokens.output)}` : `and ${mean(summary.tokens.output)} tokens of answer delivered a request under ${lengths[0].run.label}`}`, sub: "lengths as asked for: share of requests, in steps of a quarter octave",
       option: (t) => ({
         grid: { left: 56, right: 20, top: 34, bottom: 46 }, legend: {},
         xAxis: axis(t, { type: "log", name: "tokens", axisLabel: { formatter: format.short } }),

@@ -20,7 +20,8 @@ namespace {
 constexpr const char* kExamples =
     "Examples:\n"
     "  poolsim explain                        all that can be explained\n"
-    "  poolsim explain attainment.service     a metric of summary.json, a column of a table, ...\n"
+    "  poolsim explain attainment.service     a metric of summary.json, a column of a file, ...\n"
+    "  poolsim explain LLMs/GPU               a header of a printed table, whole or a part of it\n"
     "  poolsim explain aegaeon                a policy\n"
     "  poolsim explain aegaeon.q_max_s        a parameter of it\n"
     "  poolsim explain slo.ttft_slo_s         a setting; its last part is enough";
@@ -150,7 +151,8 @@ struct Section {
   std::string title;
   std::string keys;  // as they are written
   std::vector<Parts> names;
-  std::string text;  // markdown, heading included
+  std::vector<Parts> headers;  // of printed tables: words
+  std::string text;            // markdown, heading included
 };
 
 // "a.{b,c}" as a.b and a.c.
@@ -167,14 +169,53 @@ void Expand(const std::string& pattern, std::vector<std::string>& names) {
   }
 }
 
-void ReadKeys(Section& section) {
+// What stands in backquotes, "{a,b}" expanded.
+std::vector<std::string> Quoted(const std::string& text) {
   std::vector<std::string> names;
-  for (std::size_t open = section.keys.find('`'); open != std::string::npos;) {
-    const std::size_t close = section.keys.find('`', open + 1);
-    Expand(section.keys.substr(open + 1, close - open - 1), names);
-    open = section.keys.find('`', close + 1);
+  for (std::size_t open = text.find('`'); open != std::string::npos;) {
+    const std::size_t close = text.find('`', open + 1);
+    Expand(text.substr(open + 1, close - open - 1), names);
+    open = text.find('`', close + 1);
   }
-  for (const std::string& name : names) section.names.push_back(PartsOf(name));
+  return names;
+}
+
+// "TBT p99, ms" as tbt, p99, ms; a number, which may be another one in print ("95 %"), as #.
+Parts WordsOf(const std::string& header) {
+  Parts words;
+  std::string rest = Lower(header);
+  std::replace(rest.begin(), rest.end(), ',', ' ');
+  for (std::size_t at = rest.find_first_not_of(' '); at != std::string::npos;) {
+    const std::size_t end = std::min(rest.find(' ', at), rest.size());
+    const std::string word = rest.substr(at, end - at);
+    words.push_back(word.find_first_not_of("0123456789.") == std::string::npos ? "#" : word);
+    at = rest.find_first_not_of(' ', end);
+  }
+  return words;
+}
+
+// The keys, and behind "Printed: " up to the end of that sentence, the headers of tables.
+void ReadNames(Section& section) {
+  for (const std::string& name : Quoted(section.keys)) section.names.push_back(PartsOf(name));
+  constexpr std::string_view kPrinted = "Printed: ";
+  for (std::size_t at = section.text.find(kPrinted); at != std::string::npos; at = section.text.find(kPrinted, at + 1)) {
+    const std::size_t end = std::min({section.text.find(". ", at), section.text.find(".\n", at), section.text.size()});
+    for (const std::string& header : Quoted(section.text.substr(at, end - at))) section.headers.push_back(WordsOf(header));
+  }
+}
+
+// Whether a table has it as a header, or as the upper or lower part of one: "LLMs/GPU", "LLMs" and "/GPU" of "LLMs /GPU".
+bool IsHeader(const Section& section, const std::string& name) {
+  const std::string asked = fmt::format("{}", fmt::join(WordsOf(name), ""));
+  if (asked.empty()) return false;
+  for (const Parts& words : section.headers) {
+    for (std::size_t cut = 0; cut < words.size(); ++cut) {
+      const auto middle = words.begin() + static_cast<std::ptrdiff_t>(cut);
+      if (asked == fmt::format("{}", fmt::join(middle, words.end(), ""))) return true;
+      if (asked == fmt::format("{}", fmt::join(words.begin(), middle, ""))) return true;
+    }
+  }
+  return false;
 }
 
 std::string_view Page(std::string_view path) {
@@ -193,7 +234,7 @@ std::vector<Section> MetricSections() {
       group = line.substr(3);
       sections.push_back({});  // what is said of the group belongs to no metric
     } else if (line.starts_with("### ")) {
-      sections.push_back({group, line.substr(4), "", {}, line + "\n"});
+      sections.push_back({group, line.substr(4), "", {}, {}, line + "\n"});
     } else if (!sections.empty()) {
       sections.back().text += line + "\n";
       in_keys = in_keys ? !line.empty() : line.starts_with("Keys: ");
@@ -201,7 +242,7 @@ std::vector<Section> MetricSections() {
     }
   }
   std::erase_if(sections, [](const Section& s) { return s.title.empty(); });
-  for (Section& section : sections) ReadKeys(section);
+  for (Section& section : sections) ReadNames(section);
   return sections;
 }
 
@@ -322,10 +363,10 @@ std::string MetricsText(const std::string& name, const Style& style) {
   const std::vector<Section> sections = MetricSections();
   Fit best = Fit::kNone;
   for (const Section& section : sections) best = std::max(best, FitOf(section, name));
-  if (best == Fit::kNone) return "";
   std::string out;
   for (const Section& section : sections) {
-    if (FitOf(section, name) == best) out += (out.empty() ? "" : "\n") + MarkdownText(section.text, style);
+    const bool named = best != Fit::kNone && FitOf(section, name) == best;
+    if (named || IsHeader(section, name)) out += (out.empty() ? "" : "\n") + MarkdownText(section.text, style);
   }
   return out;
 }
@@ -437,7 +478,8 @@ std::string ExplainIndex(const Style& style) {
 void AddExplainCommand(CLI::App& app, Invocation& invocation) {
   const auto name = std::make_shared<std::string>();
   CLI::App* command = app.add_subcommand("explain", "say what a metric, a policy or a setting means");
-  command->add_option("NAME", *name, "a metric or column, a policy, or a setting; without it: what there is")->type_name("");
+  command->add_option("NAME", *name, "a metric, column or header, a policy, or a setting; without it: what there is")
+      ->type_name("");
   command->footer(kExamples);
   command->callback([name, &invocation] {
     invocation.action = [name] {

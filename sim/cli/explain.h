@@ -2,7 +2,8 @@
 // docs/policies/*.md, settings what `poolsim schema` prints. The pages are compiled in.
 //
 // A section of metrics.md is a heading "### TITLE" and, below it, a paragraph "Keys: ..." that names in backquotes all that the
-// section is about: a name as in a file ("attainment.token"), "{a,b}" for one of each, "*" for any one word.
+// section is about: a name as in a file ("attainment.token"), "{a,b}" for one of each, "*" for any one word. A sentence
+// "Printed: ..." names in the same way the headers of tables on the terminal, upper and lower line together ("LLMs /GPU").
 #pragma once
 
 #include <string>
@@ -14,7 +15,8 @@
 namespace poolsim {
 
 // Everything of that name. A metric and a setting go by their whole name, by its last parts ("q_max_s", "aegaeon.q_max_s"), or, a
-// group of them, by its first ("attainment"); the unit may be left out, and the numbers of lists. Throws InputError that suggests
+// group of them, by its first ("attainment"); the unit may be left out, and the numbers of lists. A header of a printed table
+// goes by either of its lines or both, with or without blanks, in any case. Throws InputError that suggests
 // the nearest names where there is nothing.
 std::string Explain(const std::string& name, const Style& style);
 // All that can be asked for.

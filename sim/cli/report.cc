@@ -16,19 +16,27 @@ namespace fs = std::filesystem;
 
 constexpr const char* kExamples =
     "Examples:\n"
-    "  poolsim report out/quickstart\n"
+    "  poolsim report out/quickstart                    out/quickstart/report.html\n"
     "  poolsim report out/plan out/quickstart --out quickstart.html\n"
     "  poolsim run my.json --out out/mine --report      out/mine/report.html, in one go\n"
     "\n"
     "One HTML file with all that it needs, for any browser, from folders that --out of run, compare, plan, tune\n"
-    "or reproduce has written; several are shown side by side.";
+    "or reproduce has written; several are shown side by side. A page in one of the folders is one of its files\n"
+    "from then on: manifest.json lists it. A file that is no report is not overwritten.";
 
 constexpr const char* kFile = "report.html";
 
 struct Options {
   std::vector<std::string> folders;
-  std::string out = kFile;
+  std::string out;  // as typed; empty: in the folder, where there is one, else here
 };
+
+// What is there already may be replaced by another page, but nothing else.
+void CheckPage(const std::string& page) {
+  std::error_code error;
+  if (fs::is_regular_file(page, error) && !IsReportPage(page))
+    throw InputError(fmt::format("--out: {} is there, and is no report of poolsim's; it is left as it is", page));
+}
 
 // A page written into one of the folders is one of its files from then on: the folder stays one that poolsim may replace.
 void ListIn(const ReportFolder& folder, const std::string& page) {
@@ -46,17 +54,12 @@ void Report(const Options& options) {
   AllowReport(true);
   std::vector<ReportFolder> folders;
   for (const std::string& folder : options.folders) folders.emplace_back(folder, POOLSIM_VERSION);
-  for (const ReportFolder& folder : folders) {
-    const std::string name = fs::path(options.out).filename().string();
-    std::error_code error;
-    if (name != kFile && folder.Lists(name) && fs::equivalent(options.out, folder.PathOf(name), error)) {
-      throw InputError(fmt::format("--out: {} is a file of the results", options.out));
-    }
-  }
+  const std::string out = !options.out.empty() ? options.out : folders.size() == 1 ? folders.front().PathOf(kFile) : kFile;
+  CheckPage(out);
   const std::string page = ReportPage(ReportData(folders));
-  WriteWholeFile(options.out, page);
-  for (const ReportFolder& folder : folders) ListIn(folder, options.out);
-  fmt::print("{}: {}, {}\n", options.out, Plural(static_cast<std::int64_t>(folders.size()), "folder"),
+  WriteWholeFile(out, page);
+  for (const ReportFolder& folder : folders) ListIn(folder, out);
+  fmt::print("{}: {}, {}\n", out, Plural(static_cast<std::int64_t>(folders.size()), "folder"),
              ByteSize(static_cast<double>(page.size())));
 }
 
@@ -83,7 +86,7 @@ void AddReportCommand(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("report", "make a page to look at results in a browser");
   command->add_option("DIR", options->folders, "results folders")->required()->type_name("");
-  command->add_option("--out", options->out, "the page (default: report.html)")
+  command->add_option("--out", options->out, "the page (default: DIR/report.html; of several folders ./report.html)")
       ->check([](const std::string& file) { return file.empty() ? "expected the name of a file" : ""; })
       ->type_name("FILE");
   command->footer(kExamples);

@@ -69,7 +69,7 @@ const blankCharts = (page) => page.evaluate(() => {
   }).map(({ id }) => id);
 });
 
-for (const name of ["compare", "several", "planning", "hostile"]) {
+for (const name of ["compare", "several", "planning", "hostile", "differ", "failing"]) {
   test(`${name}: opens without a request or an error, and every chart draws something`, async (t) => {
     const { page, trouble, ready_ms } = await open(name);
     t.diagnostic(`ready after ${ready_ms} ms`);
@@ -95,11 +95,15 @@ test("what is drawn is what the results say", async () => {
 
   const breakdown = await optionOf(page, "breakdown");
   const attainment = await optionOf(page, "attainment");
+  const tokens = await optionOf(page, "tokens");
+  const arrived = await page.evaluate(() => poolsim.runs.map((run) => run.windows.arrived_requests));
   const active = await optionOf(page, "active");
   rows.forEach((row, i) => {
     near(sum(breakdown.series.map((series) => series.data[i])), row.e2e_s.mean, 1e-4 * row.e2e_s.mean, `${row.policy}: parts of a request's time`);
+    // Over time, by the requests that arrive, it is the whole.
     assert.equal(attainment.series[i].name, row.policy);
-    const worst = Math.min(...attainment.series[i].data.map(([, share]) => share === null ? 1 : share));
+    near(sum(attainment.series[i].data.map(([, share], w) => (share === null ? 0 : share) * arrived[i][w])) / sum(arrived[i]), row.attainment.service, 2e-6, `${row.policy}: service attainment over time`);
+    const worst = Math.min(...tokens.series[i].data.map(([, share]) => share === null ? 1 : share));
     assert.ok(row.attainment.token === 1 ? worst === 1 : worst < row.attainment.token, `${row.policy}: some window is below the mean`);
     near(sum(active.series[i].data.map(([, models]) => models)) / active.series[i].data.length, row.active_models_mean, 0.15 * row.active_models_mean, `${row.policy}: active models`);
   });
@@ -241,18 +245,180 @@ test("zooming along time keeps the charts together; the heat map zooms along GPU
   await page.mouse.wheel(0, -400);
   await page.keyboard.up("Alt");
   await page.waitForTimeout(200);
-  const rows = await page.evaluate(() => charts.find((c) => c.id === "fleet-3").instance.getOption().dataZoom.find((z) => z.id === "rows-inside"));
-  assert.ok(rows.end - rows.start < 95, `alt + wheel: ${rows.start} to ${rows.end}`);
+  const rowsOf = (id) => page.evaluate((chart) => {
+    const [slider, inside] = charts.find((c) => c.id === chart).instance.getOption().dataZoom.filter((z) => z.id.startsWith("rows-"));
+    return [slider.start, slider.end, inside.start, inside.end].map((v) => Number(v.toFixed(3)));
+  }, id);
+  const rows = await rowsOf("fleet-3");
+  assert.ok(rows[1] - rows[0] < 95, `alt + wheel: ${rows}`);
   assert.deepEqual(await same(), zoomed);
+  // Fleets of one size stay together along GPUs, another does not follow; keys do the same.
+  assert.deepEqual(await rowsOf("fleet-1"), rows);
+  assert.deepEqual(await rowsOf("fleet-0"), [0, 100, 0, 100]);
+  await page.focus("#fleet-1 .plot");
+  await page.keyboard.press("0");
+  assert.deepEqual(await rowsOf("fleet-3"), [0, 100, 0, 100]);
+  assert.deepEqual(await same(), [0, 100]);
+  await page.keyboard.press("Shift+ArrowUp");
+  await page.keyboard.press("ArrowDown");
+  assert.deepEqual(await rowsOf("fleet-1"), [37.5, 87.5, 37.5, 87.5]);
+  assert.deepEqual(await rowsOf("fleet-3"), [37.5, 87.5, 37.5, 87.5]);
+  await page.keyboard.press("ArrowUp");
+  await page.keyboard.press("Shift+ArrowDown");
+  assert.deepEqual(await rowsOf("fleet-3"), [0, 100, 0, 100]);
+  assert.deepEqual(await rowsOf("fleet-0"), [0, 100, 0, 100]);
+  assert.deepEqual(await same(), [0, 100]);
 
   // A cell says what it holds.
-  await page.mouse.move(box.x + box.width / 2 + 7, box.y + 210);
+  await plot.scrollIntoViewIfNeeded();
+  const now = await plot.boundingBox();
+  await page.mouse.move(now.x + now.width / 2 + 7, now.y + 210);
   await page.waitForSelector("#fleet-3 .tip");
   assert.match(await page.textContent("#fleet-3 .tip"), /instance.*decode.*%/);
   const by_state = await pixels();
   await page.check("input[name=fleet-by][value=model]");
   await page.waitForTimeout(100);
   assert.notEqual(await pixels(), by_state);
+  assert.deepEqual(trouble, []);
+  await page.context().close();
+});
+
+test("one model is picked out of the heat map, by name or by a click", async () => {
+  const { page, trouble } = await open("compare");
+  await page.evaluate(() => drawAllCharts());
+  await page.check("input[name=fleet-by][value=model]");
+  const names = await page.$$eval("#fleet-model option", (list) => list.map((o) => o.value));
+  assert.equal(names.length, 61);
+  const legend = await page.$$eval("#fleet-legend span:has(.swatch)", (list) => list.map((span) => span.textContent));
+  assert.deepEqual(legend, names.slice(1, 8), "the legend names the models with a hue of their own");
+  await page.selectOption("#fleet-model", names[1]);
+  assert.deepEqual(await page.$$eval("#fleet-legend span:has(.swatch)", (list) => list.map((span) => span.textContent)), [names[1], "other models"]);
+  // The models whose cells have a hue.
+  const saturated = () => page.evaluate(() => {
+    const { fleetRead } = poolsim.runs[3], colours = fleetColours(fleetRead, fleetBy, theme());
+    const found = new Set();
+    for (let cell = 0; cell < fleetRead.cell_model.length; ++cell) {
+      const [r, , b] = colours.slice(3 * cell, 3 * cell + 3);
+      if (r - b > 60) found.add(fleetRead.models[fleetRead.cell_model[cell]]);
+      else if (b - r > 60) found.add("blue");
+    }
+    return [...found];
+  });
+  assert.deepEqual(await saturated(), [names[1]]);
+  await page.selectOption("#fleet-model", "");
+  assert.ok((await saturated()).length > 5);
+  // A click on a cell, and on another of the same model.
+  const plot = page.locator("#fleet-0 .plot");
+  await plot.scrollIntoViewIfNeeded();
+  const spot = await page.evaluate(() => {
+    const { fleetRead } = poolsim.runs[0], { instance } = charts.find((c) => c.id === "fleet-0");
+    const cell = fleetRead.cell_model.findIndex((model) => model >= 0), row = Math.floor(cell / fleetRead.windows), w = cell % fleetRead.windows;
+    return { name: fleetRead.models[fleetRead.cell_model[cell]],
+             at: instance.convertToPixel({ gridIndex: 1 }, [(w + 0.5) * fleetRead.window_s * 1000, (fleetRead.below[row] + fleetRead.below[row + 1]) / 2]) };
+  });
+  const box = await plot.boundingBox();
+  await page.mouse.click(box.x + spot.at[0], box.y + spot.at[1]);
+  assert.equal(await page.inputValue("#fleet-model"), spot.name);
+  await page.mouse.click(box.x + spot.at[0], box.y + spot.at[1]);
+  assert.equal(await page.inputValue("#fleet-model"), "");
+  await page.selectOption("#fleet-model", names[1]);
+  await page.evaluate(() => document.querySelector("#fleet").scrollIntoView());
+  await page.screenshot({ path: join(work, "screenshots", "compare-fleet-one-model.png") });
+  await page.check("input[name=fleet-by][value=state]");
+  assert.equal(await page.inputValue("#fleet-model"), "");
+  assert.deepEqual(trouble, []);
+  await page.context().close();
+});
+
+test("fleets stand side by side where there is room", async () => {
+  for (const [width, columns] of [[1280, 2], [1900, 2], [700, 1]]) {
+    const { page } = await open("compare", { viewport: { width, height: 900 } });
+    const lefts = await page.$$eval(".fleets > figure", (list) => list.map((f) => Math.round(f.getBoundingClientRect().left)));
+    assert.equal(new Set(lefts).size, columns, `${width} pixels: ${lefts}`);
+    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth) <= width);
+    await page.context().close();
+  }
+});
+
+test("folders with other requests or targets are not held against each other", async () => {
+  const { page, trouble } = await open("differ");
+  await page.evaluate(() => drawAllCharts());
+  assert.match(await page.textContent("#differ"), /^The workloads and targets of these folders differ\. /);
+  assert.match(await page.textContent("#gpus h3"), /for workloads that differ$/);
+  // What is said of savings is said of one folder.
+  assert.match(await page.textContent("h1"), /^aegaeon serves the same requests on 16 GPUs instead of 60$/);
+  assert.equal(await page.textContent(".tile .note"), "against dedicated · compare");
+  const folders = await page.$$eval(".folders li", (list) => list.map((item) => item.textContent));
+  assert.equal(folders.length, 2);
+  assert.match(folders[0], /^results\/compare and results\/unknown .*Targets: 10 s to the first token/);
+  assert.match(folders[1], /^results\/differs .*Targets: 5 s to the first token/);
+  assert.match(await page.textContent("#ttft .sub"), /dashed: the targets, 10 s \(results\/compare and results\/unknown\) and 5 s \(results\/differs\)/);
+  const columns = await page.$$eval("#runs thead button", (list) => list.map((button) => button.textContent));
+  assert.ok(!columns.some((title) => title.startsWith("vs ")), columns.join());
+  // A policy that the page has not heard of has a colour that is nobody else's.
+  const dots = await page.$$eval("#runs tbody th", (cells) => cells.map((cell) => [cell.textContent, getComputedStyle(cell.querySelector(".dot")).backgroundColor]));
+  assert.equal(new Set(dots.map(([, colour]) => colour)).size, dots.length, JSON.stringify(dots));
+  assert.ok(dots.some(([name]) => name === "somebodys-own"));
+  assert.deepEqual(await page.evaluate(() => Object.entries(poolsim.policies).filter(([, is]) => is.oracle).map(([name]) => name)), ["serverless-llm-plus"]);
+  assert.deepEqual(trouble, []);
+  await page.context().close();
+  const several = await open("several");
+  assert.equal(await several.page.$("#differ"), null);
+  assert.equal(await several.page.$(".folders"), null);
+  assert.match(await several.page.textContent("#gpus h3"), /for the same requests$/);
+  await several.page.context().close();
+});
+
+test("requests that fail are seen", async () => {
+  const { page } = await open("failing");
+  await page.evaluate(() => drawAllCharts());
+  const rows = json("failing", "compare.json");
+  const failing = rows.filter((row) => row.requests.failed > 0);
+  assert.ok(failing.length > 0);
+  const { series } = await optionOf(page, "failures");
+  assert.deepEqual(series.map(({ data }) => sum(data.map(([, n]) => n))), failing.map((row) => row.requests.failed));
+  const attainment = await optionOf(page, "attainment");
+  const arrived = await page.evaluate(() => poolsim.runs.map((run) => run.windows.arrived_requests));
+  rows.forEach((row, i) => near(sum(attainment.series[i].data.map(([, share], w) => (share === null ? 0 : share) * arrived[i][w])) / sum(arrived[i]), row.attainment.service, 2e-6, row.policy));
+  assert.match(await page.textContent("#lengths h3"), /tokens of answer delivered a request under/);
+  await page.context().close();
+});
+
+test("the whole market, 30,000 GPUs, is there and can be used", async (t) => {
+  const { page, trouble, ready_ms } = await open("market");
+  await page.waitForFunction(() => charts.length > 0 && charts[0].instance !== null);
+  const fleet = await page.evaluate(() => {
+    const start = performance.now();
+    charts.find((c) => c.id === "fleet-0").draw();
+    charts.find((c) => c.id === "fleet-0").instance.getZr().flush();
+    return { ms: Math.round(performance.now() - start), gpus: poolsim.runs[0].fleetRead.gpus, rows: poolsim.runs[0].fleetRead.rowCount };
+  });
+  const content = await page.evaluate(() => performance.getEntriesByType("paint").map(({ name, startTime }) => `${name} ${Math.round(startTime)} ms`).join(", "));
+  t.diagnostic(`content after ${ready_ms} ms (${content}); the fleet is drawn in ${fleet.ms} ms; ${fleet.rows} rows of ${fleet.gpus} GPUs`);
+  const summary = json("market", "summary.json");
+  assert.ok(summary.gpus >= 30_000, `${summary.gpus} GPUs`);
+  assert.equal(fleet.gpus, summary.gpus);
+  assert.match(await page.textContent("h1"), new RegExp(`on ${summary.gpus.toLocaleString("en-US")} GPUs$`));
+  assert.match(await page.textContent("#models .status"), /of 779$/);
+  const model = await page.$eval("#models tbody tr:nth-child(3) th", (cell) => cell.textContent);
+  await page.fill("#models input[type=search]", model);
+  const found = await page.$$eval("#models tbody th", (cells) => cells.map((cell) => cell.textContent));
+  assert.ok(found.length > 0 && found.every((name) => name.includes(model)), found.join());
+  await page.locator("#fleet-0 .plot").scrollIntoViewIfNeeded();
+  await page.focus("#fleet-0 .plot");
+  const pixels = () => page.evaluate(() => charts.find((c) => c.id === "fleet-0").instance.getDom().querySelector("canvas").toDataURL());
+  const whole = await pixels();
+  await page.keyboard.press("Shift+ArrowUp");
+  await page.waitForTimeout(100);
+  const rows = await pixels();
+  assert.notEqual(rows, whole);
+  await page.keyboard.press("+");
+  await page.waitForTimeout(100);
+  assert.notEqual(await pixels(), rows);
+  await page.selectOption("#fleet-model", { index: 2 });
+  await page.waitForTimeout(100);
+  assert.equal(await page.$$eval("#fleet-legend .swatch", (list) => list.length), 2);
+  await page.screenshot({ path: join(work, "screenshots", "market-fleet.png") });
   assert.deepEqual(trouble, []);
   await page.context().close();
 });
@@ -338,6 +504,6 @@ test("everything that can be used is reached by the tab key, and has a name", as
     await page.keyboard.press("Tab");
     reached.add(await page.evaluate(() => document.activeElement.id || (document.activeElement.closest("[id]") || {}).id));
   }
-  for (const id of ["theme", "runs", "models", "models-run", "attainment", "ttft", "fleet-0", "arrivals"]) assert.ok(reached.has(id), `${id} is not reached`);
+  for (const id of ["theme", "runs", "models", "models-run", "attainment", "ttft", "fleet-model", "fleet-0", "arrivals"]) assert.ok(reached.has(id), `${id} is not reached`);
   await page.context().close();
 });

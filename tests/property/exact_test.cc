@@ -150,6 +150,8 @@ std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResul
     const Window b = w < windows.size() ? windows[w] : Window{};
     const std::string of = fmt::format(" of window {}", w);
     number("arrived" + of, a.arrived, b.arrived);
+    if (difference.empty() && std::abs(a.service - b.service) > 1e-12 * static_cast<double>(std::max<std::int64_t>(1, b.arrived)))
+      number("service" + of, static_cast<double>(a.service), static_cast<double>(b.service));
     number("finished" + of, a.finished, b.finished);
     number("failed" + of, a.failed, b.failed);
     number("tokens" + of, a.output_tokens, b.output_tokens);

@@ -1227,6 +1227,27 @@ TimePs TokenEngine::last_step_end(InstanceId i) const { return StepEndsNow(insta
 
 // ------------------------------------------------------------------------------------------------------------- metrics
 
+// The share of a finished request's service time in which the targets hold.
+double TokenEngine::ServiceOf(const Record& r) const {
+  const TimePs ttft = setup_.models[r.model].ttft_slo;
+  const TimePs tbt = setup_.models[r.model].tbt_slo;
+  TimePs start = 0, target = ttft, ok = 0, pending = 0;
+  for (const TimePs token : r.tokens) {
+    const TimePs since = token - r.arrival;
+    if (since - start <= target) {
+      pending = target;
+    } else {
+      ok += pending;
+      start = since;
+      pending = 0;
+    }
+    target += tbt;
+  }
+  const TimePs last = r.tokens.back() - r.arrival;
+  ok += std::min(target, last - start);
+  return static_cast<double>(ok) / static_cast<double>(last);
+}
+
 std::vector<TokenEngine::ModelTotals> TokenEngine::Totals() const {
   std::vector<ModelTotals> all(setup_.models.size());
   for (const auto& [m, at] : switches_) ++all[m].switches;
@@ -1254,22 +1275,7 @@ std::vector<TokenEngine::ModelTotals> TokenEngine::Totals() const {
     t.smooth_requests += smooth ? 1 : 0;
     t.e2e.push_back(r.tokens.back() - r.arrival);
     if (r.tokens.size() > 1) t.tpot.push_back((r.tokens.back() - r.tokens.front()) / (static_cast<TimePs>(r.tokens.size()) - 1));
-    // The share of the service time in which the targets hold.
-    TimePs start = 0, target = ttft, ok = 0, pending = 0;
-    for (const TimePs token : r.tokens) {
-      const TimePs since = token - r.arrival;
-      if (since - start <= target) {
-        pending = target;
-      } else {
-        ok += pending;
-        start = since;
-        pending = 0;
-      }
-      target += tbt;
-    }
-    const TimePs last = r.tokens.back() - r.arrival;
-    ok += std::min(target, last - start);
-    t.service += static_cast<double>(ok) / static_cast<double>(last);
+    t.service += ServiceOf(r);
   }
   return all;
 }
@@ -1283,6 +1289,7 @@ std::vector<Window> TokenEngine::Windows() const {
   };
   for (const Record& r : records_) {
     ++at(r.arrival).arrived;
+    if (r.outcome == Outcome::kFinished) at(r.arrival).service += ServiceOf(r);
     if (r.left != kNever) ++(r.outcome == Outcome::kFinished ? at(r.left).finished : at(r.left).failed);
     const ModelFacts& m = setup_.models[r.model];
     for (std::size_t i = 0; i < r.tokens.size(); ++i) {

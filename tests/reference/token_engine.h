@@ -95,6 +95,7 @@ class TokenEngine final : public ClusterView, public Oracle {
   std::int32_t output_tokens(RequestId r) const override { return records_[r].output; }
 
  private:
+  double ServiceOf(const Record& r) const;
   enum class Place : std::uint8_t { kGpu, kLeaving, kHost, kComing };
   enum class Phase : std::uint8_t { kIdle, kWait, kBetween, kPrefill, kRun, kSwitch, kCopy };
   enum class Move : std::uint8_t { kWeights, kPrefetch, kBatchOut, kRequestOut, kIn, kHandover };

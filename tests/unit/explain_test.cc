@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <set>
+#include <sstream>
 
 #include <fmt/format.h>
 
@@ -70,6 +71,112 @@ TEST_CASE("Every key of summary.json and every column of the tables is explained
       CHECK(Explained(column));
     }
   }
+}
+
+// The headers of the tables in a printed text: the line that begins with `first`, and what stands over it.
+std::vector<std::string> HeaderLines(const std::string& text, const std::string& first) {
+  std::vector<std::string> lines = {""};
+  std::istringstream in(text);
+  for (std::string line, before; std::getline(in, line); before = line) {
+    const std::size_t at = line.find_first_not_of(' ');
+    if (at == std::string::npos || line.compare(at, first.size() + 1, first + " ") != 0) continue;
+    if (before.find("  ") != std::string::npos) lines.push_back(before);
+    lines.push_back(line);
+    break;
+  }
+  return lines;
+}
+
+// The words of a line that are part of no header with an explanation. Neighbours in one line may stand a blank apart, as may the
+// words of one header, so that the longest that is explained is taken for one.
+std::vector<std::string> Unexplained(const std::string& line) {
+  std::vector<std::string> words, unknown;
+  std::istringstream in(line);
+  for (std::string word; in >> word;) words.push_back(word);
+  for (std::size_t at = 0; at < words.size();) {
+    std::size_t end = words.size();
+    for (; end > at; --end) {
+      const std::string name = fmt::format("{}", fmt::join(words.begin() + at, words.begin() + end, " "));
+      try {
+        Explain(name, Style{});
+        break;
+      } catch (const InputError&) {
+      }
+    }
+    if (end == at) unknown.push_back(words[at]);
+    at = std::max(end, at + 1);
+  }
+  return unknown;
+}
+
+TEST_CASE("Every header of every printed table is explained", "[unit]") {
+  const fs::path folder = fs::path(POOLSIM_TEST_DIR) / "explain-headers";
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  const std::string few = " --quiet --set workload.params.duration_s=60 --set workload.params.models=6 ";
+  struct Call {
+    std::string arguments;
+    std::vector<std::string> tables;  // by their first header
+    std::size_t least;                // lines of headers
+  };
+  const Call calls[] = {
+      {"run quickstart" + few, {"latency"}, 1},
+      {"compare quickstart" + few, {"policy"}, 2},
+      {"plan quickstart" + few + "--replications 2 --confidence 0.9 --policies dedicated,aegaeon --attribution exact",
+       {"policy", "model"},
+       4},
+      {"tune quickstart" + few + "--set fleet.gpus=4 --replications 3 --param q_max=1..8 --points 2 --method halving",
+       {"rank"},
+       2},
+      {"sweep quickstart" + few + "--vary fleet.gpus=4,8 --out out", {"fleet.gpus"}, 2},
+  };
+  for (const Call& call : calls) {
+    const testing::Ended ended = testing::CallIn(folder, call.arguments);
+    INFO("poolsim " << call.arguments << "\n" << ended.out << ended.err);
+    REQUIRE(ended.code == 0);
+    std::vector<std::string> lines;
+    for (const std::string& first : call.tables) {
+      for (const std::string& line : HeaderLines(ended.out, first)) {
+        if (!line.empty()) lines.push_back(line);
+      }
+    }
+    CHECK(lines.size() == call.least);
+    for (const std::string& line : lines) {
+      INFO(line);
+      CHECK(Unexplained(line) == std::vector<std::string>{});
+    }
+  }
+  // What stands before the values of a run.
+  for (const char* label : {"policy", "workload", "GPUs", "requests", "tokens", "within target", "GPU time", "switches",
+                            "weights", "switch time", "prefetches", "simulation"}) {
+    INFO(label);
+    CHECK(Unexplained(label) == std::vector<std::string>{});
+  }
+  fs::remove_all(folder);
+}
+
+TEST_CASE("A printed header leads to what it counts, whole or in part", "[unit]") {
+  const auto about = [](const std::string& header, const std::string& title) {
+    INFO(header);
+    return ("\n" + Explain(header, Style{})).find("\n" + title + "\n") != std::string::npos;
+  };
+  CHECK(about("reqs", "Requests"));
+  CHECK(about("reqs", "Request attainment"));
+  CHECK(about("kW", "Energy and power"));
+  CHECK(about("USD", "Cost"));
+  CHECK(about("on-time", "Goodput"));
+  CHECK(about("own", "Who saves what"));
+  CHECK(about("freed", "Who saves what"));
+  CHECK(about("work", "Lower bounds"));
+  CHECK(about("mem", "Lower bounds"));
+  CHECK(about("95 %", "Confidence interval"));
+  CHECK(about("99 %", "Confidence interval"));
+  CHECK(about("LLMs/GPU", "Models per GPU"));
+  CHECK(about("model switch", "Switches"));
+  CHECK(about("switch", "Switches"));
+  CHECK(about("p99,ms", "TBT"));
+  CHECK(about("p99, ms", "TBT"));
+  CHECK_THROWS_AS(Explain("target reqs fail", Style{}), InputError);
 }
 
 TEST_CASE("Every policy is explained, with its parameters as they are declared", "[unit]") {

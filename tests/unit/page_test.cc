@@ -6,6 +6,7 @@
 
 #include "report/csv.h"
 #include "sim/errors.h"
+#include "sim/policy.h"
 #include "tests/catch.h"
 #include "tests/command.h"
 
@@ -110,6 +111,7 @@ TEST_CASE("The report's data are the folder's, in columns", "[unit]") {
   CHECK(run["models"]["busy_gpu_s"] == Json{20.5, 5});
   CHECK(run["windows"]["length_s"] == Json{60, 60, 30});
   CHECK(run["windows"]["arrived_requests"] == Json{5, 3, 0});
+  CHECK_FALSE(run["windows"].contains("service_attainment"));  // an earlier version's
   // Neighbours within 2 % are together only where they are few: here none is.
   CHECK(run["distributions"]["ttft_s"] == Json{{"upper", {1, 1.001, 2}}, {"count", {4, 1, 3}}});
   // 4 of at most 4, 0, 2 of 4; then 0, 2 of at most 2, 0.
@@ -152,6 +154,40 @@ TEST_CASE("Windows beyond 1,440 are merged: counts add up, shares are those of t
   CHECK(windows["prefill_fraction"][0] == 0.2);
   CHECK(windows["length_s"][750] == 30);
   CHECK(windows["prefill_fraction"][750] == 0.1);
+}
+
+TEST_CASE("Service attainment over time is that of the requests, however windows are merged", "[unit]") {
+  RunFolder folder;
+  std::string text = Get(folder.path() / "windows.csv");
+  text = text.substr(0, text.find('\n')) + ",service_attainment\n";
+  for (int i = 0; i < 1442; ++i) {
+    // 3 requests of which a third is served, 1 that is; then windows without any.
+    const std::string arrived = i % 2 == 0 ? "3" : i < 4 ? "1" : "0";
+    text += std::to_string(60 * i) + "," + arrived + ",0,0,0,0,0,0,0,0,0,2," + (i % 2 == 0 ? "0.333333" : "1") + "\n";
+  }
+  Put(folder.path() / "windows.csv", text);
+  std::string summary = Get(folder.path() / "summary.json");
+  Put(folder.path() / "summary.json", summary.replace(summary.find("150"), 3, "86520"));
+  const Json windows = folder.Data()["sources"][0]["runs"][0]["windows"];
+  CHECK(windows["merged"] == 2);
+  CHECK(windows["service_attainment"][0] == 0.5);
+  CHECK(windows["service_attainment"][2] == 0.333333);
+}
+
+TEST_CASE("What a policy is the page is told, not its name", "[unit]") {
+  RunFolder folder;
+  const auto policy = [&folder](const std::string& name) {
+    std::string summary = Get(folder.path() / "summary.json");
+    const std::string mark = "\"policy\": \"";
+    const std::size_t at = summary.find(mark) + mark.size();
+    Put(folder.path() / "summary.json", summary.replace(at, summary.find('"', at) - at, name));
+    return folder.Data()["policies"];
+  };
+  for (const auto& entry : poolsim::Registry<poolsim::PolicyEntry>::Get().entries())
+    CHECK(policy(entry.name) == Json{{entry.name, {{"oracle", entry.oracle}, {"owns_fleet", entry.owns_fleet}}}});
+  const Json both = {{"oracle", true}, {"owns_fleet", false}}, neither = {{"oracle", false}, {"owns_fleet", false}};
+  CHECK(policy("dedicated+serverless-llm-plus") == Json{{"dedicated+serverless-llm-plus", both}});
+  CHECK(policy("somebody's own") == Json{{"somebody's own", neither}});
 }
 
 TEST_CASE("A folder that is incomplete, of a later version, or not one of ours is refused by name", "[unit]") {
@@ -262,14 +298,41 @@ TEST_CASE("poolsim report writes a page, and a folder that it writes into stays 
   CHECK(Has(Get(folder.path() / "report.html"), "<!doctype html>"));
   CHECK(Has(Get(folder.path() / "manifest.json"), "\"report.html\""));
   CHECK(CallIn(above, "report page --out page/report.html").code == 0);
-  const Ended over = CallIn(above, "report page --out page/windows.csv");
-  CHECK(over.code == 2);
-  CHECK(Has(over.err, "--out: page/windows.csv is a file of the results"));
+  for (const char* file : {"page/windows.csv", "mine.html", "empty.html"}) {
+    if (file != std::string("page/windows.csv"))
+      Put(above / file, file == std::string("mine.html") ? "<!doctype html>\n<p>Mine</p>\n" : "");
+    const std::string before = Get(above / file);
+    const Ended over = CallIn(above, std::string("report page --out ") + file);
+    CHECK(over.code == 2);
+    CHECK(over.err == std::string("poolsim: --out: ") + file + " is there, and is no report of poolsim's; it is left as it is\n");
+    CHECK(Get(above / file) == before);
+  }
   const Ended twice = CallIn(above, "report page page --out two.html");
   CHECK(twice.code == 0);
   const Ended none = CallIn(above, "report nowhere");
   CHECK(none.code == 2);
   CHECK(none.err == "poolsim: nowhere: there is no such folder; expected a results folder, as --out writes it\n");
+}
+
+TEST_CASE("A page of one folder goes into it, one of several beside them", "[unit]") {
+  if (!poolsim::WhyNoReport().empty()) return;
+  const RunFolder folder;
+  const fs::path above = folder.path().parent_path();
+  fs::remove(above / "report.html");
+  const Ended one = CallIn(above, "report page/");
+  REQUIRE(one.code == 0);
+  CHECK(Has(one.out, "page/report.html: 1 folder, "));
+  CHECK(poolsim::IsReportPage((folder.path() / "report.html").string()));
+  CHECK(Has(Get(folder.path() / "manifest.json"), "\"report.html\""));
+  CHECK_FALSE(fs::exists(above / "report.html"));
+  CHECK(CallIn(above, "report page").code == 0);  // over the first
+  REQUIRE(CallIn(above, "report page page").code == 0);
+  CHECK(poolsim::IsReportPage((above / "report.html").string()));
+  CHECK_FALSE(poolsim::IsReportPage((above / "nowhere.html").string()));
+  // A page that somebody else put into the folder is not ours to replace, by default either.
+  Put(folder.path() / "report.html", "<!doctype html>\n");
+  CHECK(CallIn(above, "report page").code == 2);
+  CHECK(Get(folder.path() / "report.html") == "<!doctype html>\n");
 }
 
 TEST_CASE("--report adds the page to what a command writes", "[unit]") {

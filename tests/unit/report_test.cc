@@ -70,6 +70,7 @@ RunResult MadeUp() {
   r.models = {{"chat", "qwen2.5-7b", "pool", m}, {"a, \"b\"", "yi-1.5-9b", "pool", {}}};
   r.windows.resize(2);
   r.windows[1].arrived = 2;
+  r.windows[1].service = 0.5;
   r.windows[1].activity = {16 * kPsPerSecond, 0, 0, 0};  // of 4 GPUs x 40 s
   r.windows[1].active_model_time = static_cast<__int128>(60) * kPsPerSecond;
   return r;
@@ -216,8 +217,8 @@ TEST_CASE("windows.csv has a row per window, and the last one ends with the run"
   const std::vector<std::string> lines = Lines(poolsim::WindowsCsv(MadeUp()));
   REQUIRE(lines.size() == 3);
   CHECK(Commas(lines[1]) == Commas(lines[0]));
-  CHECK(lines[1] == "0,0,0,0,0,0,0,0,0,0,0,0");
-  CHECK(lines[2] == "60,2,0,0,0,0,0,0.1,0,0,0,1.5");
+  CHECK(lines[1] == "0,0,0,0,0,0,0,0,0,0,0,0,1");
+  CHECK(lines[2] == "60,2,0,0,0,0,0,0.1,0,0,0,1.5,0.25");
 }
 
 TEST_CASE("A comparison has the columns of a summary, and says why a policy is missing", "[unit]") {
