@@ -26,9 +26,23 @@ int EditDistance(std::string_view a, std::string_view b) {
   return d.back();
 }
 
+std::string ForMessage(std::string_view text) {
+  constexpr std::size_t kLongest = 60;
+  std::size_t end = std::min(text.size(), kLongest);
+  while (end < text.size() && end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // whole characters
+  std::string out;
+  for (const char c : text.substr(0, end)) {
+    const auto byte = static_cast<unsigned char>(c);
+    out += byte < 0x20 || byte == 0x7f ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
+  }
+  return end < text.size() ? out + "..." : out;
+}
+
 std::string UnknownName(std::string_view what, std::string_view name, std::vector<std::string> known) {
+  constexpr std::size_t kTyped = 100;  // nobody mistypes a longer one
   std::sort(known.begin(), known.end());
   std::string nearest;
+  if (name.size() > kTyped) name = name.substr(0, kTyped);
   int nearest_distance = std::max(2, static_cast<int>(name.size()) / 3) + 1;
   for (const std::string& candidate : known) {
     const int distance = EditDistance(name, candidate);
@@ -37,7 +51,7 @@ std::string UnknownName(std::string_view what, std::string_view name, std::vecto
       nearest = candidate;
     }
   }
-  std::string message = fmt::format("unknown {} \"{}\"", what, name);
+  std::string message = fmt::format("unknown {} \"{}\"", what, ForMessage(name));
   if (!nearest.empty()) message += fmt::format("; did you mean \"{}\"?", nearest);
   message +=
       fmt::format("{} known: {}", nearest.empty() ? ";" : "", known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", ")));
