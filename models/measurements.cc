@@ -10,6 +10,7 @@
 
 #include "models/catalogue.h"
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/limits.h"
 
 namespace poolsim {

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/rng.h"
 
 namespace poolsim {

@@ -8,8 +8,8 @@
 #include <fmt/format.h>
 
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/limits.h"
-#include "sim/report.h"
 
 namespace poolsim {
 

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "sim/errors.h"
+#include "sim/foreign.h"
 
 namespace poolsim {
 namespace {

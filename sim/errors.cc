@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "sim/foreign.h"
+
 namespace poolsim {
 
 int EditDistance(std::string_view a, std::string_view b) {
@@ -24,18 +26,6 @@ int EditDistance(std::string_view a, std::string_view b) {
     }
   }
   return d.back();
-}
-
-std::string ForMessage(std::string_view text) {
-  constexpr std::size_t kLongest = 60;
-  std::size_t end = std::min(text.size(), kLongest);
-  while (end < text.size() && end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // whole characters
-  std::string out;
-  for (const char c : text.substr(0, end)) {
-    const auto byte = static_cast<unsigned char>(c);
-    out += byte < 0x20 || byte == 0x7f ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
-  }
-  return end < text.size() ? out + "..." : out;
 }
 
 std::string UnknownName(std::string_view what, std::string_view name, std::vector<std::string> known) {

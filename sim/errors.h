@@ -26,9 +26,6 @@ class InfeasibleError : public InputError {
 // `unknown WHAT "name"; did you mean "nearest"? known: a, b, c`. The suggestion is left out when nothing is near.
 std::string UnknownName(std::string_view what, std::string_view name, std::vector<std::string> known);
 
-// A foreign text for a message: on one line, control characters escaped, its beginning where it is longer than some 60 bytes.
-std::string ForMessage(std::string_view text);
-
 // Edit distance (insert, delete, replace, swap of neighbours), ignoring case.
 int EditDistance(std::string_view a, std::string_view b);
 

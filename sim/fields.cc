@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <set>
@@ -534,11 +535,17 @@ std::string ReadWholeFile(const std::string& path) {
   };
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
   if (file == nullptr) refuse(errno);
+  const auto check = [&path](std::uintmax_t bytes) {
+    if (bytes > kMaxFileBytes)
+      throw InputError(fmt::format("{}: it has more than {} MiB, and would be read whole", path, kMaxFileBytes >> 20));
+  };
+  std::error_code none;  // of a pipe
+  const std::uintmax_t size = std::filesystem::file_size(path, none);
+  if (!none) check(size);
   std::string text;
   std::vector<char> buffer(std::size_t{1} << 16);
   while (const std::size_t read = std::fread(buffer.data(), 1, buffer.size(), file.get())) {
-    if (text.size() + read > kMaxFileBytes)
-      throw InputError(fmt::format("{}: it has more than {} MiB, and would be read whole", path, kMaxFileBytes >> 20));
+    check(text.size() + read);
     text.append(buffer.data(), read);
   }
   if (std::ferror(file.get()) != 0) refuse(errno);

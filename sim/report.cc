@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/time.h"
 
 namespace poolsim {
@@ -453,16 +454,6 @@ Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const 
 
 std::string FileText(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
-namespace {
-
-// What a spreadsheet takes for a formula, behind any number of the quotes that say it is none.
-bool LooksComputed(std::string_view text) {
-  const std::size_t at = text.find_first_not_of('\'');
-  return at != std::string_view::npos && std::string_view("=+-@\t\r").find(text[at]) != std::string_view::npos;
-}
-
-}  // namespace
-
 std::string CsvCell(std::string_view text) {
   const bool computed = LooksComputed(text);
   if (!computed && text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
@@ -472,10 +463,6 @@ std::string CsvCell(std::string_view text) {
     out += c;
   }
   return out + "\"";
-}
-
-std::string_view UnguardedCell(std::string_view cell) {
-  return cell.size() > 1 && cell[0] == '\'' && LooksComputed(cell) ? cell.substr(1) : cell;
 }
 
 // ------------------------------------------------------------------------------------------------------- results folder

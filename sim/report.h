@@ -111,12 +111,8 @@ Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const 
 // JSON as it is written to files: indented by two, a newline at the end.
 std::string FileText(const Json& json);
 
-// A text as a cell of a CSV file: quoted where it must be (RFC 4180), and with a single quote before it where a spreadsheet would
-// compute it: =, +, -, @, a tab or a carriage return at its beginning, behind any single quotes. Numbers do not pass through
-// here.
+// A cell of a CSV file: quoted where it must be (RFC 4180), with a ' before what a spreadsheet would compute (sim/foreign.h).
 std::string CsvCell(std::string_view text);
-// A cell, its double quotes gone, without that single quote: what CsvCell was given.
-std::string_view UnguardedCell(std::string_view cell);
 
 // A results folder in the making. Files go to a hidden folder beside the final one, which takes its place when all of them are on
 // the disk; until then, and after an error, the final folder is as it was before. What a killed run left is removed by the next

@@ -6,6 +6,7 @@
 
 #include "sim/cost_model.h"
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/limits.h"
 #include "sim/policy.h"
 #include "sim/time.h"

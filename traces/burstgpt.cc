@@ -2,7 +2,7 @@
 // second release has sessions (blank for calls of the API). A response of 0 tokens is a request that failed in the source. The
 // traces span more than the 106 days of a scenario: from_s and to_s say which part is read. poolsim writes this format too, with
 // models as CsvCell has them.
-#include "sim/report.h"
+#include "sim/foreign.h"
 #include "traces/csv.h"
 #include "traces/format.h"
 

@@ -1,7 +1,7 @@
 // The format poolsim writes: arrival_s,model[,base],prompt_tokens,output_tokens[,session]. Names are cells of CsvCell.
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/ids.h"
-#include "sim/report.h"
 #include "traces/csv.h"
 #include "traces/format.h"
 

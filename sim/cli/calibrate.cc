@@ -15,6 +15,7 @@
 #include "sim/cli/process.h"
 #include "sim/cli/table.h"
 #include "sim/errors.h"
+#include "sim/foreign.h"
 
 namespace poolsim {
 namespace {
