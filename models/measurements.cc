@@ -10,6 +10,8 @@
 
 #include "models/catalogue.h"
 #include "sim/errors.h"
+#include "sim/foreign.h"
+#include "sim/limits.h"
 
 namespace poolsim {
 namespace {
@@ -85,7 +87,8 @@ class Row {
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value) ||
         (above ? value <= least : value < least)) {
-      Refuse(place_, fmt::format("{}: found \"{}\"; expected a number {} {}", key, text, above ? "above" : "of at least", least));
+      Refuse(place_, fmt::format("{}: found \"{}\"; expected a number {} {}", key, ForMessage(text),
+                                 above ? "above" : "of at least", least));
     }
     return value;
   }
@@ -93,7 +96,8 @@ class Row {
   std::int64_t Whole(const std::string& key, std::int64_t least, std::int64_t most = kMaxCount) {
     const double value = Real(key, static_cast<double>(least), false);
     if (value != std::floor(value) || value > static_cast<double>(most)) {
-      Refuse(place_, fmt::format("{}: found \"{}\"; expected a whole number from {} to {}", key, Text(key), least, most));
+      Refuse(place_,
+             fmt::format("{}: found \"{}\"; expected a whole number from {} to {}", key, ForMessage(Text(key)), least, most));
     }
     return static_cast<std::int64_t>(value);
   }
@@ -220,7 +224,7 @@ std::string CellOf(const Json& value, const std::string& place, const std::strin
   if (value.is_boolean()) return value.get<bool>() ? "1" : "0";
   if (value.is_number_integer() || value.is_number_unsigned()) return value.dump();
   if (value.is_number()) return fmt::format("{}", value.get<double>());
-  Refuse(place, fmt::format("{}: expected a number or a text", key));
+  Refuse(place, fmt::format("{}: expected a number or a text", ForMessage(key)));
 }
 
 std::string TextIn(const Json& json, const char* key, const std::string& place) {
@@ -238,7 +242,7 @@ void ReadJson(const std::string& text, MeasurementFile& file) {
     if (std::find(known.begin(), known.end(), key) == known.end()) Refuse(file.path, UnknownName("key", key, known));
   }
   if (const std::string schema = TextIn(json, "schema", file.path); schema != "poolsim-measurements-1") {
-    Refuse(file.path, fmt::format("/schema: found \"{}\"; expected \"poolsim-measurements-1\"", schema));
+    Refuse(file.path, fmt::format("/schema: found \"{}\"; expected \"poolsim-measurements-1\"", ForMessage(schema)));
   }
   file.engine = TextIn(json, "engine", file.path);
   file.date = TextIn(json, "date", file.path);
@@ -273,7 +277,7 @@ std::vector<std::string> Cells(const std::string& line) {
   for (const char c : line) {
     if (c == '"') {
       quoted = !quoted;
-    } else if (c == ',' && !quoted) {
+    } else if (c == ',' && !quoted && cells.size() <= kMaxColumns) {
       cells.emplace_back();
     } else {
       cells.back() += c;
@@ -321,6 +325,7 @@ void ForRows(const std::vector<std::string>& lines, const std::string& path,
 
 void ReadCsv(const std::vector<std::string>& lines, MeasurementFile& file) {
   const std::vector<std::string> header = Cells(lines.front());
+  if (header.size() > kMaxColumns) Refuse(file.path + ":1", fmt::format("the header has more than {} columns", kMaxColumns));
   const auto has = [&](const std::string& name) { return std::find(header.begin(), header.end(), name) != header.end(); };
   for (const char* required : {"kind", "repeats"}) {
     if (!has(required)) Refuse(file.path + ":1", fmt::format("column {}: missing", required));

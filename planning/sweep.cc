@@ -11,6 +11,7 @@
 
 #include "planning/statistics.h"
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/report.h"
 #include "sim/rng.h"
 
@@ -116,6 +117,32 @@ std::string Hex(const std::string& text) { return fmt::format("{:016x}", Hash64(
 void LeaveOutMachine(Json& summary) {
   summary.erase("wall_s");
   summary.erase("peak_rss_mb");
+}
+
+// A summary's keys with their values.
+using Keys = std::vector<std::pair<std::string, Json>>;
+
+// With values of the right kind; the columns of a table do not depend on which points could be run.
+Keys KeysOf(const Scenario& scenario) {
+  Json shape = SummaryJson(scenario, RunResult{});
+  LeaveOutMachine(shape);
+  return Flattened(shape);
+}
+
+// All of `keys`, or the first three of a run that could not be made.
+Keys ReadRun(const Keys& keys, std::size_t run, const std::string& text) {
+  constexpr std::size_t kOfFailed = 3;  // policy, status, reason
+  const std::string place = fmt::format("run {}", run);
+  const Json json = ParseJson(text, place);
+  Keys found = json.is_object() ? Flattened(json) : Keys();
+  bool fits = found.size() == keys.size() || found.size() == kOfFailed;
+  for (std::size_t k = 0; fits && k < found.size(); ++k) {
+    const Json& value = found[k].second;
+    fits = found[k].first == keys[k].first &&
+           (keys[k].second.is_string() ? value.is_string() : value.is_number() || value.is_null());
+  }
+  if (!fits) throw InputError(fmt::format("{}: found {}; expected the summary of a run", place, ForMessage(text)));
+  return found;
 }
 
 }  // namespace
@@ -293,11 +320,11 @@ std::string Sweep::Run(std::size_t run, const RunOptions& options, const std::fu
   return summary.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+void Sweep::CheckText(std::size_t run, const std::string& text) const { ReadRun(KeysOf(base_), run, text); }
+
 SweepTable::SweepTable(const Sweep& sweep, const std::vector<std::string>& texts) : varied(sweep.varied_.size()) {
   const auto replications = static_cast<std::size_t>(sweep.replications_);
-  Json shape = SummaryJson(sweep.base_, RunResult{});  // the columns do not depend on which points could be run
-  LeaveOutMachine(shape);
-  const std::vector<std::pair<std::string, Json>> keys = Flattened(shape);
+  const Keys keys = KeysOf(sweep.base_);
   const auto estimated = [&](std::size_t k) { return replications > 1 && !keys[k].second.is_string(); };
   for (const VariedSetting& setting : sweep.varied_) columns.push_back(setting.path);
   for (std::size_t k = 0; k < keys.size(); ++k) {
@@ -307,10 +334,10 @@ SweepTable::SweepTable(const Sweep& sweep, const std::vector<std::string>& texts
     columns.push_back(keys[k].first + ".ci_high");
   }
   for (std::size_t p = 0; p < sweep.points_.size(); ++p) {
-    std::vector<std::vector<std::pair<std::string, Json>>> found;  // by replication
-    std::size_t shown = 0;                                         // the first that could not be run, else the first
+    std::vector<Keys> found;  // by replication
+    std::size_t shown = 0;    // the first that could not be run, else the first
     for (std::size_t r = 0; r < replications; ++r) {
-      found.push_back(Flattened(Json::parse(texts[p * replications + r])));
+      found.push_back(ReadRun(keys, p * replications + r, texts[p * replications + r]));
       if (found[shown].size() == keys.size() && found[r].size() != keys.size()) shown = r;
     }
     const bool ran = found[shown].size() == keys.size();

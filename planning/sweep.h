@@ -84,6 +84,8 @@ class Sweep {
   // infeasible when the policy cannot place the models, and failed when anything else is wrong with the point; policy, status and
   // reason are then all. `surveyed` gets the number of requests before the run, and may be null.
   std::string Run(std::size_t run, const RunOptions& options, const std::function<void(std::int64_t requests)>& surveyed) const;
+  // Throws InputError when a text, which a file may have kept, is none that Run gives.
+  void CheckText(std::size_t run, const std::string& text) const;
 
  private:
   friend struct SweepTable;
@@ -104,7 +106,7 @@ class Sweep {
 // fingerprint is over those of all, and a point of which one replication could not be run counts as one that could not. Cells
 // that a point has no value for are null.
 struct SweepTable {
-  // `texts`: what the runs gave, in order.
+  // `texts`: what the runs gave, in order. Throws InputError as CheckText.
   SweepTable(const Sweep& sweep, const std::vector<std::string>& texts);
   std::vector<std::string> columns;
   std::vector<std::vector<Json>> rows;

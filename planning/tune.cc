@@ -497,7 +497,7 @@ std::string TuneCsv(const Tuning& tuning, const TuneOptions& options) {
   for (std::size_t i = 0; i < tuning.points.size(); ++i) {
     const TunePoint& point = tuning.points[i];
     out += fmt::format("{}", i + 1);
-    for (const Json& value : point.values) out += "," + CsvCell(ValueText(value));
+    for (const Json& value : point.values) out += "," + (value.is_number() ? ValueText(value) : CsvCell(ValueText(value)));
     out += fmt::format(",{},{}", Rounded(point.effort), point.found ? "ok" : "infeasible");
     if (!point.found) {
       out += ",,,,,,,\n";

@@ -8,6 +8,8 @@
 #include <fmt/format.h>
 
 #include "sim/errors.h"
+#include "sim/foreign.h"
+#include "sim/limits.h"
 
 namespace poolsim {
 
@@ -29,12 +31,14 @@ ResultsTable::ResultsTable(std::string text, std::string file) : text_(std::move
           cell += all[at];
         }
         ++at;
-        row.push_back(unquoted_.emplace_back(std::move(cell)));
+        row.push_back(UnguardedCell(unquoted_.emplace_back(std::move(cell))));
       } else {
         const std::size_t end = std::min(all.find_first_of(",\r\n", at), all.size());
-        row.push_back(all.substr(at, end - at));
+        row.push_back(UnguardedCell(all.substr(at, end - at)));
         at = end;
       }
+      if (row.size() > kMaxColumns)
+        throw InputError(fmt::format("{}:{}: a row has more than {} cells", file_, row_line, kMaxColumns));
       more = at < all.size() && all[at] == ',';
       if (more) ++at;
     }
@@ -58,14 +62,22 @@ ResultsTable::ResultsTable(std::string text, std::string file) : text_(std::move
 std::size_t ResultsTable::Find(std::string_view column) const {
   const auto found = std::find(names_.begin(), names_.end(), column);
   if (found == names_.end()) {
-    throw InputError(fmt::format("{}:1: no column \"{}\"; found {}", file_, column, fmt::join(names_, ", ")));
+    std::string there;
+    for (const std::string_view name : names_) {
+      if (there.size() > 1000) {
+        there += ", ...";
+        break;
+      }
+      there += (there.empty() ? "" : ", ") + ForMessage(name);
+    }
+    throw InputError(fmt::format("{}:1: no column \"{}\"; found {}", file_, column, there));
   }
   return static_cast<std::size_t>(found - names_.begin());
 }
 
 void ResultsTable::Refuse(std::size_t row, std::string_view column, std::string_view expected) const {
-  throw InputError(
-      fmt::format("{}:{}: {}: found \"{}\"; expected {}", file_, lines_[row], column, Cell(row, Find(column)), expected));
+  throw InputError(fmt::format("{}:{}: {}: found \"{}\"; expected {}", file_, lines_[row], ForMessage(column),
+                               ForMessage(Cell(row, Find(column))), expected));
 }
 
 std::vector<std::string_view> ResultsTable::Texts(std::string_view column) const {

@@ -9,7 +9,8 @@
 
 namespace poolsim {
 
-// RFC 4180 with a heading line. Cells point into the text, which is kept.
+// RFC 4180 with a heading line, as CsvCell writes it: the quote that it puts before what a spreadsheet would compute is taken
+// off. Cells point into the text, which is kept.
 class ResultsTable {
  public:
   // `file` is for messages. Throws InputError for an empty text, and for a row that has not as many cells as the heading.

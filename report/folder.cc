@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "sim/errors.h"
+#include "sim/foreign.h"
 
 namespace poolsim {
 namespace {
@@ -65,7 +66,8 @@ void ReportFolder::CheckManifest(const std::string& version) const {
   const std::string found = manifest_["poolsim_version"];
   const auto theirs = VersionOf(found);
   if (!theirs) {
-    throw InputError(fmt::format("{}: /poolsim_version: found \"{}\"; expected a version such as {}", path, found, version));
+    throw InputError(
+        fmt::format("{}: /poolsim_version: found \"{}\"; expected a version such as {}", path, ForMessage(found), version));
   }
   if (*theirs > VersionOf(version)) {
     throw InputError(
@@ -81,7 +83,7 @@ void ReportFolder::TakeFiles() {
   for (std::size_t i = 0; i < files.size(); ++i) {
     if (!files[i].is_string() || !StaysInside(files[i].get<std::string>())) {
       throw InputError(fmt::format("{}: /files/{}: found {}; expected a file inside the folder", path, i,
-                                   files[i].dump(-1, ' ', false, Json::error_handler_t::replace)));
+                                   ForMessage(files[i].dump(-1, ' ', false, Json::error_handler_t::replace))));
     }
     files_.push_back(files[i]);
   }
@@ -132,7 +134,7 @@ const Json& Need(const Json& root, const std::string& file, const std::string& p
   const Json& value = root.at(at);
   if (!(value.*is)()) {
     throw InputError(fmt::format("{}: {}: found {}; expected {}", file, pointer,
-                                 value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 60), expected));
+                                 ForMessage(value.dump(-1, ' ', false, Json::error_handler_t::replace)), expected));
   }
   return value;
 }

@@ -13,6 +13,7 @@
 
 #include "sim/embedded.h"
 #include "sim/errors.h"
+#include "sim/limits.h"
 #include "sim/policy.h"
 
 namespace poolsim {
@@ -162,6 +163,11 @@ struct Grid {
     if (at < 0 || at > 4096) table_.Refuse(row, "window_start_s", "a start within 4,096 windows of the beginning");
     return static_cast<std::size_t>(at);
   }
+  // Where a picture of so many rows would have too many cells.
+  void Refuse(std::size_t rows) const {
+    if (rows * windows > kMaxPictureCells)
+      table_.Refuse(0, "window_s", fmt::format("no more than {} cells, rows times windows", kMaxPictureCells));
+  }
   double window_s = 0;
   std::size_t windows = 0;
 
@@ -185,6 +191,7 @@ Json ModelWindowsJson(const ResultsTable& table, const std::vector<std::string_v
     of[r] = found->second;
     most[of[r]] = std::max(most[of[r]], arrived[r]);
   }
+  grid.Refuse(models.size());
   std::string arrivals(models.size() * grid.windows, '\0'), shares(models.size() * grid.windows, '\xff');
   for (std::size_t r = 0; r < table.rows(); ++r) {
     const std::size_t cell = of[r] * grid.windows + grid.At(r);
@@ -209,6 +216,11 @@ Json FleetJson(const ResultsTable& table) {
                                   gpus = table.Counts("gpus");
   const std::size_t rows = table.rows() == 0 ? 0 : static_cast<std::size_t>(*std::max_element(row.begin(), row.end())) + 1;
   std::vector<bool> seen(rows);
+  for (const std::int64_t r : row) seen[static_cast<std::size_t>(r)] = true;
+  for (std::size_t r = 0; r < rows; ++r) {
+    if (!seen[r]) table.Refuse(0, "row", fmt::format("every row up to {}; {} is missing", rows - 1, r));
+  }
+  grid.Refuse(rows);
   Json pools = Json::array(), firsts = Json::array(), sizes = Json::array(), owned = Json::array();
   for (Json* list : {&pools, &firsts, &sizes, &owned}) *list = std::vector<int>(rows);
   std::string states(rows * grid.windows * kStates.size(), '\0');
@@ -219,7 +231,6 @@ Json FleetJson(const ResultsTable& table) {
   for (std::size_t s = 0; s < kStates.size(); ++s) shares[s] = table.Numbers(kStates[s]);
   for (std::size_t i = 0; i < table.rows(); ++i) {
     const auto r = static_cast<std::size_t>(row[i]);
-    seen[r] = true;
     pools[r] = std::string(pool[i]);
     firsts[r] = first[i];
     sizes[r] = instances[i];
@@ -233,9 +244,6 @@ Json FleetJson(const ResultsTable& table) {
     const auto [at, is_new] = index.emplace(model[i], static_cast<std::int64_t>(index.size()));
     if (is_new) names.push_back(std::string(model[i]));
     cell_model[cell] = at->second;
-  }
-  for (std::size_t r = 0; r < rows; ++r) {
-    if (!seen[r]) table.Refuse(0, "row", fmt::format("every row up to {}; {} is missing", rows - 1, r));
   }
   return Json{{"windows", grid.windows},
               {"window_s", NumberJson(grid.window_s)},

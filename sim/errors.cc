@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "sim/foreign.h"
+
 namespace poolsim {
 
 int EditDistance(std::string_view a, std::string_view b) {
@@ -27,8 +29,10 @@ int EditDistance(std::string_view a, std::string_view b) {
 }
 
 std::string UnknownName(std::string_view what, std::string_view name, std::vector<std::string> known) {
+  constexpr std::size_t kTyped = 100;  // nobody mistypes a longer one
   std::sort(known.begin(), known.end());
   std::string nearest;
+  if (name.size() > kTyped) name = name.substr(0, kTyped);
   int nearest_distance = std::max(2, static_cast<int>(name.size()) / 3) + 1;
   for (const std::string& candidate : known) {
     const int distance = EditDistance(name, candidate);
@@ -37,7 +41,7 @@ std::string UnknownName(std::string_view what, std::string_view name, std::vecto
       nearest = candidate;
     }
   }
-  std::string message = fmt::format("unknown {} \"{}\"", what, name);
+  std::string message = fmt::format("unknown {} \"{}\"", what, ForMessage(name));
   if (!nearest.empty()) message += fmt::format("; did you mean \"{}\"?", nearest);
   message +=
       fmt::format("{} known: {}", nearest.empty() ? ";" : "", known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", ")));

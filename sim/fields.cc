@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <set>
@@ -14,12 +15,11 @@
 #include <fmt/format.h>
 
 #include "sim/errors.h"
+#include "sim/limits.h"
 
 namespace poolsim {
 namespace {
 
-// Deeper documents are refused, so that whoever walks one may recurse.
-constexpr std::size_t kMaxDepth = 100;
 // Longer values are cut in messages.
 constexpr std::size_t kMaxShown = 60;
 
@@ -392,7 +392,10 @@ class Builder final : public nlohmann::json_sax<Json> {
   bool number_integer(std::int64_t value) override { return Put(Json(value)); }
   bool number_unsigned(std::uint64_t value) override { return Put(Json(value)); }
   bool number_float(double value, const std::string&) override { return Put(Json(value)); }
-  bool string(std::string& value) override { return Put(Json(std::move(value))); }
+  bool string(std::string& value) override {
+    if (value.size() > kMaxJsonText) Refuse(file_, Path(), fmt::format("a text has more than {} MiB", kMaxJsonText >> 20));
+    return Put(Json(std::move(value)));
+  }
   bool binary(Json::binary_t&) override { return false; }  // not in a JSON text
 
   bool start_object(std::size_t) override { return Open(Json::object()); }
@@ -405,6 +408,8 @@ class Builder final : public nlohmann::json_sax<Json> {
     if (!level.keys.insert(name).second) {
       Refuse(file_, Below(Path(), name), fmt::format("the key \"{}\" is given twice", OneLineName(name)));
     }
+    if (level.keys.size() > kMaxJsonMembers)
+      Refuse(file_, Path(), fmt::format("an object has more than {} members", kMaxJsonMembers));
     level.key = std::move(name);
     return true;
   }
@@ -456,7 +461,7 @@ class Builder final : public nlohmann::json_sax<Json> {
   }
 
   bool Open(Json empty) {
-    if (open_.size() == kMaxDepth) Refuse(file_, Path(), fmt::format("nested more than {} levels deep", kMaxDepth));
+    if (open_.size() == kMaxJsonDepth) Refuse(file_, Path(), fmt::format("nested more than {} levels deep", kMaxJsonDepth));
     Json* place = Place(std::move(empty));
     open_.push_back({place, {}, {}});
     return true;
@@ -513,6 +518,8 @@ Json WriteFields(const Fields::Describer& describe) { return Writer::Write(descr
 Json SchemaOfFields(const Fields::Describer& describe) { return SchemaWriter::Write(describe); }
 
 Json ParseJson(std::string_view text, const std::string& file) {
+  if (text.size() > kMaxJsonBytes)
+    throw InputError(fmt::format("{}: a JSON text of more than {} MiB", file, kMaxJsonBytes >> 20));
   Json root;
   Builder builder(text, file, root);
   Json::sax_parse(text.begin(), text.end(), &builder, Json::input_format_t::json, true, true);
@@ -528,9 +535,19 @@ std::string ReadWholeFile(const std::string& path) {
   };
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
   if (file == nullptr) refuse(errno);
+  const auto check = [&path](std::uintmax_t bytes) {
+    if (bytes > kMaxFileBytes)
+      throw InputError(fmt::format("{}: it has more than {} MiB, and would be read whole", path, kMaxFileBytes >> 20));
+  };
+  std::error_code none;  // of a pipe
+  const std::uintmax_t size = std::filesystem::file_size(path, none);
+  if (!none) check(size);
   std::string text;
   std::vector<char> buffer(std::size_t{1} << 16);
-  while (const std::size_t read = std::fread(buffer.data(), 1, buffer.size(), file.get())) text.append(buffer.data(), read);
+  while (const std::size_t read = std::fread(buffer.data(), 1, buffer.size(), file.get())) {
+    check(text.size() + read);
+    text.append(buffer.data(), read);
+  }
   if (std::ferror(file.get()) != 0) refuse(errno);
   return text;
 }
@@ -550,7 +567,8 @@ void SetPath(Json& root, const std::string& assignment) {
   const std::string text = assignment.substr(equals + 1);
   if (path.find('/') != std::string::npos) refuse("found \"/\" in the path; expected keys separated by \".\"");
   const std::vector<std::string> keys = Split(path, '.');
-  if (keys.size() > kMaxDepth) refuse(fmt::format("found {} keys in the path; expected at most {}", keys.size(), kMaxDepth));
+  if (keys.size() > kMaxJsonDepth)
+    refuse(fmt::format("found {} keys in the path; expected at most {}", keys.size(), kMaxJsonDepth));
 
   Json changed = root;
   Json* at = &changed;

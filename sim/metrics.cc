@@ -2,6 +2,11 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
+#include "sim/errors.h"
+#include "sim/limits.h"
+
 namespace poolsim {
 
 const char* OutcomeName(Outcome outcome) {
@@ -77,6 +82,10 @@ Metrics::Metrics(std::vector<Targets> targets, TimePs warmup, TimePs window)
 Window& Metrics::WindowAt(TimePs t) {
   if (t >= recent_begin_ && t < recent_end_) return windows_[recent_];
   const auto index = static_cast<std::size_t>(t / window_);
+  if (index >= static_cast<std::size_t>(kMaxWindows)) {
+    throw InputError(fmt::format("/metrics/window_s: found {}; until {:.0f} s there are more than {} windows", ToSeconds(window_),
+                                 ToSeconds(t), kMaxWindows));
+  }
   if (index >= windows_.size()) windows_.resize(index + 1);
   recent_ = index;
   recent_begin_ = static_cast<TimePs>(index) * window_;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/time.h"
 
 namespace poolsim {
@@ -455,8 +456,9 @@ Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const 
 std::string FileText(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
 
 std::string CsvCell(std::string_view text) {
-  if (text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
-  std::string out = "\"";
+  const bool computed = LooksComputed(text);
+  if (!computed && text.find_first_of(",\"\r\n") == std::string_view::npos) return std::string(text);
+  std::string out = computed ? "\"'" : "\"";
   for (const char c : text) {
     if (c == '"') out += '"';
     out += c;

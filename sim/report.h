@@ -111,7 +111,7 @@ Json ManifestJson(const Provenance& provenance, const Scenario& scenario, const 
 // JSON as it is written to files: indented by two, a newline at the end.
 std::string FileText(const Json& json);
 
-// A cell of a CSV file: quoted where it must be (RFC 4180).
+// A cell of a CSV file: quoted where it must be (RFC 4180), with a ' before what a spreadsheet would compute (sim/foreign.h).
 std::string CsvCell(std::string_view text);
 
 // A results folder in the making. Files go to a hidden folder beside the final one, which takes its place when all of them are on

@@ -6,6 +6,8 @@
 
 #include "sim/cost_model.h"
 #include "sim/errors.h"
+#include "sim/foreign.h"
+#include "sim/limits.h"
 #include "sim/policy.h"
 #include "sim/time.h"
 
@@ -24,7 +26,7 @@ void SloConfig::Describe(Fields& f) {
 
 void FleetConfig::Describe(Fields& f) {
   f.Text("gpu", gpu, "catalogue name of the GPU (poolsim list gpus)");
-  f.Int("gpus", gpus, "GPUs that pooled policies share; `dedicated` owns what its replicas need", 1, 10'000'000);
+  f.Int("gpus", gpus, "GPUs that pooled policies share; `dedicated` owns what its replicas need", 1, kMaxGpus);
   f.Int("gpus_per_node", gpus_per_node, "GPUs of one host; an instance lies in one, or takes whole ones", 1, 1024);
   f.Int("tp", tp, "GPUs that share every layer (tensor parallelism): 1, 2, 4 or 8, in one node", 1, 8);
   f.Int("pp", pp, "stages of an instance, each with its share of the layers (pipeline parallelism)", 1, kMaxStages);
@@ -225,7 +227,8 @@ void CheckPolicy(const PolicyConfig& policy, const std::string& file, const std:
   if (!policy.params.is_object())
     throw InputError(fmt::format("{}: {}/params: expected an object with a block per policy", file, path));
   for (const auto& [name, block] : policy.params.items()) {
-    FindPolicy(name, file, path + "/params/" + name).resolve(block, file, path + "/params/" + name);
+    const std::string place = path + "/params/" + ForMessage(name);
+    FindPolicy(name, file, place).resolve(block, file, place);
   }
 }
 
@@ -349,7 +352,7 @@ Scenario ParseScenario(const std::string& text, const std::string& file, const s
   for (const auto& [name, block] : s.cost.params.items()) {
     const CostModelEntry* entry = Registry<CostModelEntry>::Get().Find(name);
     if (entry == nullptr) {
-      throw InputError(fmt::format("{}: /cost/params/{}: {}", file, name,
+      throw InputError(fmt::format("{}: /cost/params/{}: {}", file, ForMessage(name),
                                    UnknownName("cost-model form", name, Registry<CostModelEntry>::Get().Names())));
     }
     entry->create(block, file, "/cost/params/" + name);

@@ -1,6 +1,8 @@
 // BurstGPT (https://github.com/HPMLL/BurstGPT): Timestamp,[Session ID,Elapsed time,]Model,Request tokens,Response tokens,... The
 // second release has sessions (blank for calls of the API). A response of 0 tokens is a request that failed in the source. The
-// traces span more than the 106 days of a scenario: from_s and to_s say which part is read.
+// traces span more than the 106 days of a scenario: from_s and to_s say which part is read. poolsim writes this format too, with
+// models as CsvCell has them.
+#include "sim/foreign.h"
 #include "traces/csv.h"
 #include "traces/format.h"
 
@@ -26,6 +28,7 @@ class BurstGptReader final : public TraceReader {
       return RowStatus::kBad;
     }
     if (row.output_tokens == 0) return RowStatus::kFailed;
+    row.model = UnguardedCell(row.model);
     row.session = session_ == kNone ? std::string_view() : table_.Text(session_);
     row.time_column = table_.ColumnOf(time_);
     row.time_text = table_.Text(time_);

@@ -6,6 +6,7 @@
 
 #include "sim/errors.h"
 #include "sim/ids.h"
+#include "sim/limits.h"
 
 namespace poolsim {
 
@@ -18,6 +19,7 @@ bool SplitCsv(std::string_view line, std::vector<CsvField>& fields, std::string&
     const std::size_t at = i;
     if (i == line.size() || line[i] != '"') {
       while (i < line.size() && line[i] != ',') ++i;
+      if (fields.size() == kMaxColumns) i = line.size();
       std::size_t end = i;
       while (end > at && blank(end - 1)) --end;
       fields.push_back({line.substr(at, end - at), at});
@@ -70,6 +72,8 @@ CsvTable::CsvTable(LineReader& lines) : lines_(lines) {
     throw InputError(fmt::format("{}:{}:{}: the header's quotes do not match: {}", lines_.name(), lines_.line_number(), fault + 1,
                                  Quoted(line.substr(fault))));
   }
+  if (fields_.size() > kMaxColumns)
+    throw InputError(fmt::format("{}:{}: the header has more than {} columns", lines_.name(), lines_.line_number(), kMaxColumns));
   for (const CsvField& field : fields_) {
     if (!field.text.empty() && Find(field.text) != kNone) {
       throw InputError(fmt::format("{}:{}:{}: the header names {} twice", lines_.name(), lines_.line_number(), field.at + 1,

@@ -12,8 +12,8 @@ namespace poolsim {
 
 // The fields of a CSV line, blanks at both ends removed. A field that starts with a quote ends with one, may hold commas, and
 // writes "" for a quote (RFC 4180); line ends inside quotes are not supported. Fields are views into `line`, or into `scratch`
-// where "" had to be replaced; both must outlive them. False, with the byte position of the fault, when a quote is not closed or
-// something follows one.
+// where "" had to be replaced; both must outlive them. What follows kMaxColumns fields is one more. False, with the byte position
+// of the fault, when a quote is not closed or something follows one.
 struct CsvField {
   std::string_view text;
   std::size_t at = 0;  // byte offset in the line

@@ -36,7 +36,8 @@ void PutCell(std::string& out, std::string_view text, const std::string& path) {
   if (text.find_first_of("\r\n") != std::string_view::npos)
     throw InputError(fmt::format("{}: CSV cannot hold {}, which has more than one line", path, Quoted(text)));
   const bool blanks = !text.empty() && Trim(text).size() != text.size();
-  out += blanks ? fmt::format("\"{}\"", text) : CsvCell(text);
+  const std::string cell = CsvCell(text);
+  out += blanks && cell.front() != '"' ? fmt::format("\"{}\"", cell) : cell;
 }
 
 // A row of a layout; `columns` are the optional ones that the file has.

@@ -236,8 +236,10 @@ std::vector<std::string> LineReader::Head(int count) {
   return filled;
 }
 
-std::vector<char> LineReader::TakeRest() {
+std::vector<char> LineReader::TakeRest(std::size_t most) {
   while (Refill()) {
+    if (end_ - begin_ > most)
+      throw InputError(fmt::format("{}: it has more than {} MiB, and would be read whole", name_, most >> 20));
   }
   std::vector<char> rest = std::move(buffer_);
   rest.resize(end_ + kPadding);

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "sim/limits.h"
+
 namespace poolsim {
 
 // Reads plain, gzip (any number of members) and zstd (any number of frames) files; which it is, the first bytes say, not the
@@ -17,7 +19,7 @@ namespace poolsim {
 // the fault are delivered first.
 class LineReader {
  public:
-  static constexpr std::size_t kMaxLine = std::size_t{16} << 20;
+  static constexpr std::size_t kMaxLine = kMaxJsonText;
   // Bytes that may be read (not used) behind a line; simdjson wants that.
   static constexpr std::size_t kPadding = 64;
   static constexpr std::size_t kHead = std::size_t{1} << 20;
@@ -37,8 +39,9 @@ class LineReader {
   // when it is longer. Next still begins with the first line. REQUIRES that Next was not called.
   std::vector<std::string> Head(int count);
 
-  // The rest of the file, whatever its length, and kPadding bytes more. Lines cannot be read any more. Throws InputError.
-  std::vector<char> TakeRest();
+  // The rest of the file and kPadding bytes more. Lines cannot be read any more. Throws InputError, also when it has more than
+  // `most` bytes.
+  std::vector<char> TakeRest(std::size_t most);
 
   std::int64_t line_number() const { return line_number_; }  // of the line that Next gave, from 1; 0 before the first
   const std::string& name() const { return name_; }

@@ -16,6 +16,7 @@
 
 #include "sim/embedded.h"
 #include "sim/errors.h"
+#include "sim/limits.h"
 #include "traces/arrivals.h"
 #include "traces/format.h"
 #include "traces/lengths.h"
@@ -25,7 +26,6 @@ namespace poolsim {
 namespace {
 
 constexpr double kMaxRate = 1e9;  // requests per second
-constexpr std::int64_t kMaxModels = 1'000'000;
 constexpr const char* kTemplates = "traces/templates/";
 
 // ---------------------------------------------------------------------------------------------------------------------

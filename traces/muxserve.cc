@@ -16,11 +16,11 @@ namespace {
 
 namespace ondemand = simdjson::ondemand;
 
-// The file is parsed whole before the first row is given (it takes its own size, and 4 bytes a number, while that lasts; 4 GB at
-// most), and 44 bytes a request are kept; token ids are passed over.
+// The file is parsed whole before the first row is given (it takes its own size, and 4 bytes a number, while that lasts; 512 MiB
+// at most), and 44 bytes a request are kept; token ids are passed over.
 class MuxServeReader final : public TraceReader {
  public:
-  explicit MuxServeReader(LineReader& lines) : name_(lines.name()), text_(lines.TakeRest()) {
+  explicit MuxServeReader(LineReader& lines) : name_(lines.name()), text_(lines.TakeRest(kMaxFileBytes)) {
     Parse();
     text_ = std::vector<char>();
   }

@@ -12,6 +12,7 @@
 
 #include "sim/errors.h"
 #include "sim/ids.h"
+#include "sim/limits.h"
 #include "sim/rng.h"
 #include "traces/format.h"
 #include "traces/ptrace.h"
@@ -24,14 +25,12 @@ void RefuseWorkload(const SourceContext& context, std::string_view key, const st
 
 namespace {
 
-constexpr std::int64_t kMaxAssignedModels = 1'000'000;
-
 struct AssignRule {
   double zipf = 1;
   std::int64_t models = 0;
   void Describe(Fields& f) {
     f.Real("zipf", zipf, "exponent s of the popularity 1/rank^s; 0: all models alike", 0, 20);
-    f.Int("models", models, "number of models", 1, kMaxAssignedModels);
+    f.Int("models", models, "number of models", 1, kMaxModels);
   }
 };
 
@@ -169,6 +168,10 @@ class TraceSource final : public RequestSource {
                       : format_.first_row_is_zero ? "the first row"
                                                   : "0"));
     }
+    for (const std::string_view name : {row.model, row.base, row.session}) {
+      if (name.size() > kMaxNameBytes)
+        return refuse(1, fmt::format("{}: a name of more than {} bytes", Quoted(name), kMaxNameBytes));
+    }
     if (row.model.empty()) {
       out.model =
           deal_.size() == 0 ? 0 : static_cast<std::int32_t>(deal_.Pick(HashAt(deal_key_, static_cast<std::uint64_t>(number))));
@@ -183,6 +186,7 @@ class TraceSource final : public RequestSource {
                                      Quoted(row.base), known.empty() ? "none" : Quoted(known)));
       }
     }
+    if (out.model >= kMaxModels) throw InputError(fmt::format("{}: it has more than {} models", lines_->name(), kMaxModels));
     out.prompt_tokens = row.prompt_tokens;
     out.output_tokens = row.output_tokens;
     first_ = first;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "sim/errors.h"
+#include "sim/limits.h"
 #include "traces/format.h"
 #include "traces/lengths.h"
 
@@ -12,7 +13,6 @@ namespace poolsim {
 namespace {
 
 constexpr double kMaxRate = 1e9;  // requests per second of one model
-constexpr std::int64_t kMaxModels = 1'000'000;
 
 struct ModelSpec {
   std::string name;

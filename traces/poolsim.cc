@@ -1,5 +1,6 @@
-// The format poolsim writes: arrival_s,model[,base],prompt_tokens,output_tokens[,session].
+// The format poolsim writes: arrival_s,model[,base],prompt_tokens,output_tokens[,session]. Names are cells of CsvCell.
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/ids.h"
 #include "traces/csv.h"
 #include "traces/format.h"
@@ -25,8 +26,9 @@ class PoolsimReader final : public TraceReader {
         !table_.Tokens(prompt_, row.prompt_tokens, problem) || !table_.Tokens(output_, row.output_tokens, problem)) {
       return RowStatus::kBad;
     }
-    row.base = base_ == kNone ? std::string_view() : table_.Text(base_);
-    row.session = session_ == kNone ? std::string_view() : table_.Text(session_);
+    row.model = UnguardedCell(row.model);
+    row.base = base_ == kNone ? std::string_view() : UnguardedCell(table_.Text(base_));
+    row.session = session_ == kNone ? std::string_view() : UnguardedCell(table_.Text(session_));
     row.time_column = table_.ColumnOf(arrival_);
     row.time_text = table_.Text(arrival_);
     return RowStatus::kRow;

@@ -64,6 +64,9 @@ std::uint64_t LoadWord(const Byte* at) {
 }
 
 std::uint64_t Checksum(const Byte* at, std::size_t size) {
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+  return size * 0;  // else a fuzzer sees nothing but wrong checksums
+#endif
   std::uint64_t lanes[4] = {1, 2, 3, 4};
   std::size_t i = 0;
   for (; i + 32 <= size; i += 32) {

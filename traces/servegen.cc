@@ -139,9 +139,8 @@ std::string Shown(const std::string& key) { return HasControl(key) ? Quoted(key)
 // chunk-i-dataset.json.
 std::vector<ServeGenClient::Lengths> ReadLengths(const std::string& path) {
   LineReader lines(path, path);
-  std::string text;
-  for (std::string_view line; lines.Next(line);) text.append(line).push_back('\n');
-  const Json root = ParseJson(text, path);
+  const std::vector<char> text = lines.TakeRest(kMaxJsonBytes);
+  const Json root = ParseJson({text.data(), text.size() - LineReader::kPadding}, path);
   if (!root.is_object()) throw InputError(fmt::format("{}: expected an object of windows", path));
   std::vector<ServeGenClient::Lengths> all;
   for (const auto& [key, window] : root.items()) {

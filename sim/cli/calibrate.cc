@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <map>
@@ -13,8 +12,10 @@
 
 #include "models/calibrate.h"
 #include "sim/cli/commands.h"
+#include "sim/cli/process.h"
 #include "sim/cli/table.h"
 #include "sim/errors.h"
+#include "sim/foreign.h"
 
 namespace poolsim {
 namespace {
@@ -121,9 +122,17 @@ void PrintNumbers(const Calibration& c, const Style& style) {
 std::string PlotCsv(const Calibration& c) {
   std::string text = "gpu,llm,phase,batch,measured_s,predicted_s\n";
   for (const PlotPoint& p : c.plot) {
-    text += fmt::format("{},{},{},{},{:.9g},{:.9g}\n", p.gpu, p.llm, p.phase, p.batch, p.measured_s, p.predicted_s);
+    text +=
+        fmt::format("{},{},{},{},{:.9g},{:.9g}\n", CsvCell(p.gpu), CsvCell(p.llm), p.phase, p.batch, p.measured_s, p.predicted_s);
   }
   return text;
+}
+
+// A text for gnuplot, taken as it is: between double quotes it would run what stands in backquotes. REQUIRES one line.
+std::string GnuplotText(const std::string& text) {
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? std::string("''") : std::string(1, c);
+  return out + "'";
 }
 
 // A script for gnuplot: a panel per phase, measured against predicted, a colour per GPU, and lines at 10 % either way.
@@ -131,8 +140,9 @@ std::string PlotScript(const Calibration& c, const std::string& path, const std:
   std::map<std::string, std::map<std::string, std::vector<const PlotPoint*>>> panels;
   for (const PlotPoint& p : c.plot) panels[p.phase][p.gpu].push_back(&p);
   std::string text = fmt::format(
-      "set terminal {} size {}\nset output '{}'\n", terminal,
-      terminal == "pdfcairo" ? fmt::format("{}cm,11cm", 10 * panels.size()) : fmt::format("{},560", 520 * panels.size()), path);
+      "set terminal {} size {}\nset output {}\n", terminal,
+      terminal == "pdfcairo" ? fmt::format("{}cm,11cm", 10 * panels.size()) : fmt::format("{},560", 520 * panels.size()),
+      GnuplotText(path));
   // Okabe and Ito's palette: told apart by colour-blind readers.
   const std::vector<std::string> colours = {"#0072B2", "#E69F00", "#009E73", "#D55E00",
                                             "#CC79A7", "#56B4E9", "#F0E442", "#000000"};
@@ -152,8 +162,8 @@ std::string PlotScript(const Calibration& c, const std::string& path, const std:
         high = std::max({high, 1e3 * p->measured_s, 1e3 * p->predicted_s});
       }
       text += "EOD\n";
-      plots += fmt::format(", $d{} with points pt 7 ps 0.35 lc rgb \"{}\" title \"{}\"", block++,
-                           colours[colour++ % colours.size()], gpu);
+      plots += fmt::format(", $d{} with points pt 7 ps 0.35 lc rgb \"{}\" title {}", block++, colours[colour++ % colours.size()],
+                           GnuplotText(ForMessage(gpu)));
     }
     text += fmt::format("set title \"{}\"\nset xlabel \"measured, ms\"\nset ylabel \"predicted, ms\"\n", phase);
     text += fmt::format("set xrange [{0:.9g}:{1:.9g}]\nset yrange [{0:.9g}:{1:.9g}]\n", low / 1.3, high * 1.3);
@@ -172,15 +182,11 @@ void WritePlot(const Calibration& c, const std::string& path) {
     return;
   }
   const std::string terminal = extension == ".pdf" ? "pdfcairo" : extension == ".png" ? "pngcairo" : "svg";
-  if (path.find_first_of("'\n") != std::string::npos) throw InputError("--plot: a quote or line break in a file's name");
-  if (std::system("command -v gnuplot >/dev/null 2>&1") != 0) {
+  if (path.find('\n') != std::string::npos) throw InputError("--plot: a line break in a file's name");
+  if (RunProgram({"gnuplot", "--version"}) != 0) {
     throw InputError("--plot: needs gnuplot, Debian's package gnuplot-nox; a file that ends in .csv does not");
   }
-  std::FILE* gnuplot = popen("gnuplot - 2>/dev/null", "w");
-  if (gnuplot == nullptr) throw InputError("--plot: gnuplot cannot be started");
-  const std::string script = PlotScript(c, path, terminal);
-  std::fwrite(script.data(), 1, script.size(), gnuplot);
-  if (pclose(gnuplot) != 0 || !std::filesystem::exists(path)) {
+  if (RunProgram({"gnuplot", "-"}, PlotScript(c, path, terminal)) != 0 || !std::filesystem::exists(path)) {
     throw InputError(fmt::format("--plot: gnuplot did not draw {}", path));
   }
 }

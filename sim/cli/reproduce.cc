@@ -13,6 +13,7 @@
 #include "planning/reproduce.h"
 #include "sim/cli/commands.h"
 #include "sim/cli/interrupt.h"
+#include "sim/cli/process.h"
 #include "sim/cli/reproduce.h"
 #include "sim/cli/table.h"
 #include "sim/embedded.h"
@@ -199,7 +200,7 @@ void Put(const fs::path& path, const std::string& text) {
 void Draw(std::vector<std::pair<std::string, FigureOutput>>& outputs) {
   const ScratchFolder scratch;
   Put(scratch.path() / "figures", Embedded("scripts/figures"));
-  std::string folders;
+  std::vector<std::string> folders;
   for (const auto& [name, output] : outputs) {
     const fs::path folder = scratch.path() / name;
     fs::create_directory(folder);
@@ -208,14 +209,13 @@ void Draw(std::vector<std::pair<std::string, FigureOutput>>& outputs) {
       if (file == "table.csv" || file == "figure.json") Put(folder / file, text);
       drawn = drawn || file == "figure.json";
     }
-    if (drawn) folders += fmt::format(" '{}'", folder.string());
+    if (drawn) folders.push_back(folder.string());
   }
   if (folders.empty()) return;
   // The first Python with matplotlib: one of a virtual environment often has none.
   std::string python;
   for (const char* candidate : {"python3", "/usr/bin/python3"}) {
-    if (python.empty() && std::system(fmt::format("{} -c 'import matplotlib' >/dev/null 2>&1", candidate).c_str()) == 0)
-      python = candidate;
+    if (python.empty() && RunProgram({candidate, "-c", "import matplotlib"}) == 0) python = candidate;
   }
   if (python.empty()) {
     fmt::print(stderr,
@@ -223,8 +223,9 @@ void Draw(std::vector<std::pair<std::string, FigureOutput>>& outputs) {
     return;
   }
   const std::string log = (scratch.path() / "log").string();
-  if (std::system(fmt::format("{} '{}'{} >'{}' 2>&1", python, (scratch.path() / "figures").string(), folders, log).c_str()) !=
-      0) {
+  std::vector<std::string> words = {python, (scratch.path() / "figures").string()};
+  words.insert(words.end(), folders.begin(), folders.end());
+  if (RunProgram(words, "", log) != 0) {
     fmt::print(stderr, "figures could not all be drawn:\n{}", ReadWholeFile(log));
   }
   for (auto& [name, output] : outputs) {

@@ -80,6 +80,11 @@ class Desk {
     journal_ = std::make_unique<Journal>(path_, identity, options.restart);
     for (const auto& [run, text] : journal_->found()) {
       if (run >= texts_.size()) throw InputError(fmt::format("{}: it has a run {}; --restart begins anew", path_, run));
+      try {
+        sweep.CheckText(run, text);
+      } catch (const InputError& error) {
+        throw InputError(fmt::format("{}: {}; --restart begins anew", path_, error.what()));
+      }
       texts_[run] = text;
       done_[run] = true;
     }

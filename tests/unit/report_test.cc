@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "report/csv.h"
 #include "sim/errors.h"
+#include "sim/rng.h"
 #include "tests/catch.h"
 
 namespace {
@@ -211,6 +213,28 @@ TEST_CASE("models.csv has a row per model and quotes what needs it", "[unit]") {
   CHECK(Commas(lines[1]) == Commas(lines[0]));
   CHECK(lines[1].rfind("chat,qwen2.5-7b,pool,8,5,2,1,800,250,0.666667,0.75,0.5,0.25,2,", 0) == 0);
   CHECK(lines[2].rfind("\"a, \"\"b\"\"\",yi-1.5-9b,pool,0,", 0) == 0);
+}
+
+TEST_CASE("A spreadsheet computes no cell that was a text, and ours read the text again", "[unit]") {
+  using poolsim::CsvCell;
+  for (const std::string text : {"=1+1", "+1", "-1", "@x", "\tx", "\rx", "'=1", "''-"}) {
+    CAPTURE(text);
+    CHECK(CsvCell(text).rfind("\"'", 0) == 0);
+  }
+  CHECK(CsvCell("=cmd|'/c \"x\"'!A1") == "\"'=cmd|'/c \"\"x\"\"'!A1\"");
+  for (const std::string text : {"", "a", "a-b", "a=b", "'", "'a", "1", "<x>"}) CHECK(CsvCell(text) == text);
+  CHECK(poolsim::CsvValue(Json(-1.5)) == "-1.5");
+  CHECK(poolsim::CsvValue(Json("-1.5")) == "\"'-1.5\"");
+  // Any text of these characters comes back.
+  poolsim::Rng rng(1, "cells");
+  const std::string letters = "'='+-@\t\ra,\"\n";
+  for (int i = 0; i < 2000; ++i) {
+    std::string text;
+    for (std::uint64_t n = rng.Below(6); n > 0; --n) text += letters[rng.Below(letters.size())];
+    const poolsim::ResultsTable table("a,b\n" + CsvCell(text) + ",1\n", "t.csv");
+    CAPTURE(text);
+    REQUIRE(table.Texts("a").at(0) == text);
+  }
 }
 
 TEST_CASE("windows.csv has a row per window, and the last one ends with the run", "[unit]") {

@@ -145,6 +145,42 @@ TEST_CASE("A journal gives back what was appended, and cuts a torn end", "[unit]
   }
 }
 
+TEST_CASE("What a journal says of a run is the summary of one, or an error", "[unit]") {
+  SweepOptions options;
+  options.vary = {"fleet.gpus=1,2"};
+  const Sweep sweep(
+      [](const std::vector<std::string>& assignments) {
+        return ParseScenario(R"({"fleet": {"gpus": 1}, "workload": {"source": "poisson", "params": {"models": 1,
+          "rate_per_model": 0.1, "requests": 3, "mix": ["qwen2.5-7b"]}}})",
+                             "s.json", "", assignments);
+      },
+      options);
+  const std::string good = sweep.Run(0, {}, nullptr);
+  const std::string failed = R"({"policy": "aegaeon", "status": "failed", "reason": "no"})";
+  CHECK(SweepTable(sweep, {good, failed}).failed == 1);
+  CHECK(Refusal([&] { sweep.CheckText(0, good); }) == "accepted");
+  for (const std::string& bad : {std::string("{"), std::string("[]"), std::string("{}"), std::string(50'000, '['),
+                                 std::string(R"({"policy": "a", "status": "ok", "why": ""})"),
+                                 std::string(R"({"policy": "a", "status": 1, "reason": ""})"), good + good,
+                                 good.substr(0, good.size() - 1) + ", \"more\": 1}"}) {
+    CAPTURE(bad.substr(0, 100));
+    const std::string said = Refusal([&] { sweep.CheckText(1, bad); });
+    CHECK(said.rfind("run 1: ", 0) == 0);
+    CHECK(Refusal([&] { SweepTable(sweep, {good, bad}); }) == said);
+  }
+}
+
+TEST_CASE("A journal whose first line is damaged is refused, however deep it is", "[unit]") {
+  const std::string path = JournalFile("deep");
+  for (const std::string& line : {std::string("{"), "{\"poolsim_journal\":" + std::string(200'000, '['),
+                                  "{\"poolsim_journal\":1,\"runs\":\"" + std::string(5000, 'x') + "\"}"}) {
+    testing::Put(path, line + "\n");
+    const std::string said = Refusal([&] { Journal(path, {{"runs", 9}}, false); });
+    CHECK(said.rfind(path + ": it", 0) == 0);
+    CHECK(said.size() < path.size() + 300);
+  }
+}
+
 TEST_CASE("A journal of something else is refused, unless it is to begin anew", "[unit]") {
   const std::string path = JournalFile("foreign");
   Journal(path, {{"design", "a"}, {"runs", 9}}, false).Append(1, "x");
