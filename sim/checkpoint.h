@@ -38,6 +38,8 @@ struct Checkpoints {
   std::function<void(std::string_view state)> write;  // called while nothing runs
   std::string_view from;                              // the state to go on from; empty: the beginning
   std::string rows;                                   // file that rows of requests.csv are kept in until the end
+  std::int64_t piece = 0;                             // requests between two rests; 0: as many as suit the run.
+                                                      // For tests; rows then go to the file 4 KB at a time
 };
 
 // Brings the threads of a run to rest between two pieces of work whenever a checkpoint is due, so that one of them can write it.

@@ -181,6 +181,9 @@ class Run {
   void MergeRecords();
   void State(Archive& a);
   void GoOn();
+  std::int64_t PieceOr(std::int64_t rows) const {
+    return options_.checkpoints != nullptr && options_.checkpoints->piece > 0 ? options_.checkpoints->piece : rows;
+  }
   // Reads again what the group's shards have been given before the run was killed. False when that was all.
   bool CatchUp(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,
                WorkloadSeen& seen);
@@ -565,7 +568,7 @@ bool Run::CatchUp(RequestSource& source, const Group& group, std::int64_t limit,
 void Run::RunAlone(Group& group, std::unique_ptr<RequestSource> source) {
   std::unique_ptr<Running>& running = begun_[group.first];
   if (running == nullptr) running = Begin(group.first);
-  const std::int64_t limit = options_.hopeless ? kRowsBetweenDoubts : kRowsAtOnce;
+  const std::int64_t limit = PieceOr(options_.hopeless ? kRowsBetweenDoubts : kRowsAtOnce);
   std::vector<std::vector<RequestSpec>> rows(1);
   WorkloadSeen seen;
   bool more = CatchUp(*source, group, limit, rows, seen);
@@ -585,7 +588,8 @@ void Run::RunAlone(Group& group, std::unique_ptr<RequestSource> source) {
 
 // While the shards work on one window, the next is read.
 void Run::RunTogether(Group& group, std::unique_ptr<RequestSource> source, Team& team) {
-  const std::int64_t window = std::clamp(static_cast<std::int64_t>(group.count) * kWindowRowsPerShard, kLeastWindow, kMostWindow);
+  const std::int64_t window =
+      PieceOr(std::clamp(static_cast<std::int64_t>(group.count) * kWindowRowsPerShard, kLeastWindow, kMostWindow));
   std::vector<std::vector<RequestSpec>> rows(group.count), next(group.count);
   WorkloadSeen seen;
   bool more = CatchUp(*source, group, window, next, seen);
@@ -628,7 +632,7 @@ ShardsResult Run::All() {
   } else if (options_.request_rows && shards_.size() > 1) {
     spool_ = std::make_unique<RowSpool>(shards_.size());
   }
-  rows_kept_ = std::clamp<std::size_t>((1 << 26) / shards_.size(), 1 << 12, 1 << 18);
+  rows_kept_ = PieceOr(0) > 0 ? 1 << 12 : std::clamp<std::size_t>((1 << 26) / shards_.size(), 1 << 12, 1 << 18);
 
   for (std::size_t n = 0; n < shards_.size(); ++n) {
     if (!shards_[n].part) begun_[n] = Begin(n);
