@@ -138,9 +138,10 @@ function addFleetChart(parent, run, page) {
   const mapHeight = fleet ? Math.max(140, Math.min(360, fleet.rowCount * 18)) : 0;
   const mapTop = 8 + top + (top ? 16 : 0);
   let colours = null, coloursFor = "";
-  let mouse = [0, 0];
+  let mouse = null; // where it is in this chart
   const u = run.summary.utilisation;
-  const title = `${run.label}: ${format.percent(u.busy)} % busy, ${format.percent(u.decode)} % decoding, ${format.percent(u.switch)} % switching`;
+  const share = (part) => `${format.percent(u[part])}\u00a0%`; // no line ends before the sign
+  const title = `${run.label}: ${share("busy")} busy, ${share("decode")} decoding, ${share("switch")} switching`;
   addChart(parent, {
     id: `fleet-${run.number}`, title, time: true, rows: fleet !== null, wide: true,
     sub: [windows ? "above: share of GPU time" : null, fleet ? `below: ${format.plural(fleet.gpus, "GPU")} over time${fleet.rowCount < run.summary.instances ? ", neighbours together" : ""}` : null].filter(Boolean).join("; "),
@@ -200,7 +201,7 @@ function addFleetChart(parent, run, page) {
             }
             return { type: "group", children };
           },
-          tooltip: { trigger: "item", formatter: () => fleetTip(fleet, ...cellAt(mouse)) },
+          tooltip: { trigger: "item", formatter: () => mouse === null ? "" : fleetTip(fleet, ...cellAt(mouse)) }, // charts that are connected show their tips together
         });
         const rows = { yAxisIndex: i, filterMode: "none", ...rowZoomOf(fleet.gpus) };
         // Connected charts zoom by id: fleets of one size together.
@@ -220,7 +221,12 @@ function addFleetChart(parent, run, page) {
                           } } };
     },
     ready: (chart) => {
-      chart.instance.getZr().on("mousemove", (event) => { mouse = [event.offsetX, event.offsetY]; });
+      // Before the chart itself hears of it and asks for the tip.
+      chart.plot.addEventListener("mousemove", (event) => {
+        const { left, top: upper } = chart.plot.getBoundingClientRect();
+        mouse = [event.clientX - left, event.clientY - upper];
+      }, true);
+      chart.plot.addEventListener("mouseleave", () => { mouse = null; });
       chart.instance.on("click", (event) => {
         if (event.seriesId !== "map") return;
         const [row, w] = cellAt([event.event.offsetX, event.event.offsetY]);

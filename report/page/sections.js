@@ -149,9 +149,10 @@ function barOption(t, names, width, extra) {
 
 function addRunBars(parent, runs) {
   const few = runs.slice().sort((a, b) => a.summary.gpus - b.summary.gpus)[0];
+  const most = Math.max(...runs.map((r) => r.summary.gpus));
   const same = areSame(runs) ? "for the same requests" : "for workloads that differ";
   addChart(parent, {
-    id: "gpus", wide: true, height: 50 + 38 * runs.length, title: `From ${format.number(few.summary.gpus)} to ${format.plural(Math.max(...runs.map((r) => r.summary.gpus)), "GPU")} ${same}`,
+    id: "gpus", wide: true, height: 50 + 38 * runs.length, title: few.summary.gpus === most ? `${format.plural(most, "GPU")} each ${same}` : `From ${format.number(few.summary.gpus)} to ${format.plural(most, "GPU")} ${same}`,
     sub: `GPUs owned; beside the bars, the share of service time within target${haveSameTargets(runs) ? "" : "s, which differ"}`,
     option: (t, width) => barOption(t, runs.map((r) => r.label), width, { top: 4, option: {
       tooltip: { trigger: "item", formatter: (p) => tip(runs[p.dataIndex].label, [[p.color, "GPUs", format.number(p.value)], [null, "service attainment", `${format.percent(service(runs[p.dataIndex]))} %`]]) },
@@ -437,7 +438,7 @@ function addFleet(page) {
       const swatch = (colour, name) => el("span", {}, el("span", { class: "swatch", style: `background:${colour}` }), name);
       states.hidden = fleetBy !== "state";
       legend.hidden = fleetBy === "state";
-      if (fleetModel !== null) legend.replaceChildren(swatch(`var(--run-${kOneModel})`, fleetModel), swatch("var(--faint)", "other models"), el("span", {}, "by who took most of a cell's busy time; paler: more idle"));
+      if (fleetModel !== null) legend.replaceChildren(swatch(`var(--run-${kOneModel})`, fleetModel), swatch("color-mix(in srgb, var(--faint) 45%, var(--state-idle))", "other models"), el("span", {}, "by who took most of a cell's busy time; paler: more idle"));
       else legend.replaceChildren(...names.slice(0, kHues).map((name, i) => swatch(`var(--run-${i})`, name)), el("span", {}, `${names.length > kHues ? "and 14 shades for the next, then from the first again: " : ""}by busy time; paler: more idle`));
       for (const run of fleets) {
         const chart = charts.find((c) => c.id === `fleet-${run.number}`);

@@ -275,6 +275,8 @@ test("zooming along time keeps the charts together; the heat map zooms along GPU
   await page.mouse.move(now.x + now.width / 2 + 7, now.y + 210);
   await page.waitForSelector("#fleet-3 .tip");
   assert.match(await page.textContent("#fleet-3 .tip"), /instance.*decode.*%/);
+  // Fleets beside it say nothing of a place where the mouse is not.
+  assert.deepEqual(await page.$$eval(".tip", (list) => list.filter((e) => e.checkVisibility()).map((e) => e.closest("figure").id).filter((id) => id.startsWith("fleet-"))), ["fleet-3"]);
   const by_state = await pixels();
   await page.check("input[name=fleet-by][value=model]");
   await page.waitForTimeout(100);
