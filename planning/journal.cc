@@ -39,10 +39,15 @@ Json Header(const Json& identity) {
 }
 
 std::string Checked(std::uint64_t key, std::size_t task, std::string_view text) {
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-  key = task = 0, text = {};  // else a fuzzer sees nothing but wrong checksums
-#endif
   return fmt::format("{:016x}", Hash64(text, Mix64(key ^ task)));
+}
+
+bool HasChecksum([[maybe_unused]] std::string_view found, [[maybe_unused]] const std::string& expected) {
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+  return true;  // else a fuzzer sees nothing but wrong checksums
+#else
+  return found == expected;
+#endif
 }
 
 // 0, or what errno says.
@@ -160,7 +165,7 @@ void Journal::Read(const Json& identity) {
     // "17 0123456789abcdef text"
     if (read.ec != std::errc() || line.size() < digits + 18 || line[digits] != ' ' || line[digits + 17] != ' ') break;
     const std::string_view record = line.substr(digits + 18);
-    if (line.substr(digits + 1, 16) != Checked(key_, task, record)) break;
+    if (!HasChecksum(line.substr(digits + 1, 16), Checked(key_, task, record))) break;
     found_.emplace(task, record);
     at = end + 1;
   }

@@ -300,7 +300,7 @@ TEST_CASE("A resolved scenario gives the same results again", "[golden]") {
   CHECK(Get(desk.folder() / "out" / "scenario.json") == Get(desk.folder() / "out2" / "scenario.json"));
 }
 
-TEST_CASE("A comparison gives the same bytes on any number of threads", "[golden]") {
+TEST_CASE("A comparison gives the same bytes on any number of threads", "[golden][threads]") {
   const Desk desk("threads");
   REQUIRE(desk.Call({"compare", "scenario.json", "--threads", "1", "--out", "one"}).code == 0);
   REQUIRE(desk.Call({"compare", "scenario.json", "--threads", "5", "--out", "five"}).code == 0);

@@ -160,7 +160,7 @@ Seen Call(const Scenario& scenario, RunOptions options) {
 
 }  // namespace
 
-TEST_CASE("A fleet in parts goes on from any checkpoint, on any number of threads", "[property]") {
+TEST_CASE("A fleet in parts goes on from any checkpoint, on any number of threads", "[property][threads]") {
   const std::string trace = (fs::path(POOLSIM_TEST_DIR) / "checkpoint-trace.csv").string();
   const std::string rows = (fs::path(POOLSIM_TEST_DIR) / "checkpoint.rows").string();
   fs::create_directories(POOLSIM_TEST_DIR);
@@ -227,7 +227,7 @@ TEST_CASE("A fleet in parts goes on from any checkpoint, on any number of thread
   fs::remove(trace);
 }
 
-TEST_CASE("A run whose checkpoint cannot be written ends, with the reason, on any number of threads", "[property]") {
+TEST_CASE("A run whose checkpoint cannot be written ends, with the reason, on any number of threads", "[property][threads]") {
   Checkpoints keep;
   keep.every_s = 0;
   keep.piece = 37;

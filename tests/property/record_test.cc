@@ -197,7 +197,7 @@ TEST_CASE("A fleet of more than 512 instances is shown in no more rows than that
   CHECK(decode / (static_cast<double>(result.owned) * 1e-12) == Approx(UtilisationOf(result).decode).epsilon(1e-5));
 }
 
-TEST_CASE("What a run keeps does not depend on threads", "[property]") {
+TEST_CASE("What a run keeps does not depend on threads", "[property][threads]") {
   const std::string text = TwoPools(R"("window_s": 0.1, "warmup_s": 15)");
   const RunResult one = Recorded(text);
   for (const int threads : {2, 4}) CHECK(Files(Recorded(text, threads)) == Files(one));

@@ -71,7 +71,7 @@ const ModelRow& RowOf(const RunResult& result, const std::string& model) {
 
 }  // namespace
 
-TEST_CASE("One thread and several give the same bytes, rows of requests included", "[property]") {
+TEST_CASE("One thread and several give the same bytes, rows of requests included", "[property][threads]") {
   const Ran one = Run(MixedPools(kMarket));
   CHECK(one.result.requests > 3000);
   CHECK(std::count(one.rows.begin(), one.rows.end(), '\n') == one.result.requests);
@@ -84,7 +84,7 @@ TEST_CASE("One thread and several give the same bytes, rows of requests included
   }
 }
 
-TEST_CASE("A workload that every shard reads for itself and one that is read once give the same results", "[property]") {
+TEST_CASE("A workload that every shard reads for itself and one that is read once give the same results", "[property][threads]") {
   const bool cut = GENERATE(false, true);
   const std::string metrics = cut ? R"("window_s": 10, "warmup_s": 15, "horizon_s": 90)" : R"("window_s": 10)";
   const TraceFile trace(TraceOf(kMarket));

@@ -238,7 +238,7 @@ TEST_CASE("A whole run's timeline adds up to its utilisation, and shows every re
   CHECK(trace.counters.size() > 2);
 }
 
-TEST_CASE("A timeline does not depend on threads, nor the run on whether there is one", "[property]") {
+TEST_CASE("A timeline does not depend on threads, nor the run on whether there is one", "[property][threads]") {
   for (const std::int64_t most : {kMostEvents, std::int64_t{2000}, std::int64_t{1500}, std::int64_t{300}}) {
     Timeline::Options wanted;
     wanted.most_events = most;

@@ -89,7 +89,7 @@ ExperimentResult RunText(const std::string& experiment, int threads = 2) {
 
 }  // namespace
 
-TEST_CASE("An experiment runs every case, policy, value and seed, whatever the threads", "[unit]") {
+TEST_CASE("An experiment runs every case, policy, value and seed, whatever the threads", "[unit][threads]") {
   const std::string text = R"({
     "title": "t", "policies": ["serverless-llm", "muxserve"], "seeds": 3,
     "axis": {"name": "rate", "path": "workload.params.rate_per_model", "values": [1, 2], "settings": [0.1, 3]},

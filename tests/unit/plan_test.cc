@@ -176,7 +176,7 @@ TEST_CASE("pools are sized on their own, and per-model targets hold for each", "
   }
 }
 
-TEST_CASE("plans are the same whatever the number of threads", "[unit]") {
+TEST_CASE("plans are the same whatever the number of threads", "[unit][threads]") {
   const Scenario scenario = testing::Parse(kScenario);
   PlanOptions options = Options(3);
   options.threads = 1;

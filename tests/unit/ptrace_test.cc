@@ -157,7 +157,7 @@ TEST_CASE("More models than blocks may be open at once: blocks are closed early,
   fs::remove(Path("many.ptrace"));
 }
 
-TEST_CASE("Split reads the requests of its models, on threads of their own", "[unit]") {
+TEST_CASE("Split reads the requests of its models, on threads of their own", "[unit][threads]") {
   const Trace trace = MakeTrace(60'000, 9, true);
   WriteTrace(trace, Path("split.ptrace"));
   const auto whole = OpenPtrace(Path("split.ptrace"));

@@ -9,7 +9,7 @@
 
 namespace poolsim {
 
-TEST_CASE("A team does every task once, and again", "[unit]") {
+TEST_CASE("A team does every task once, and again", "[unit][threads]") {
   for (int size = 1; size <= 4; ++size) {
     Team team(size);
     CHECK(team.size() == size);
@@ -26,7 +26,7 @@ TEST_CASE("A team does every task once, and again", "[unit]") {
   }
 }
 
-TEST_CASE("Of the tasks that fail, the first by number is heard, and the team goes on", "[unit]") {
+TEST_CASE("Of the tasks that fail, the first by number is heard, and the team goes on", "[unit][threads]") {
   for (int round = 0; round < 200; ++round) {
     Team team(1 + round % 4);
     std::string what;

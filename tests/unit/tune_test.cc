@@ -205,7 +205,7 @@ TEST_CASE("Halving follows a third to the end, from rounds of a third of the eff
   CHECK(std::count_if(gpus.points.begin(), gpus.points.end(), [](const TunePoint& p) { return p.attainment.size() == 1; }) == 2);
 }
 
-TEST_CASE("What is tuned does not depend on the threads", "[unit]") {
+TEST_CASE("What is tuned does not depend on the threads", "[unit][threads]") {
   const Scenario s = testing::Parse(kScenario);
   for (const TuneObjective objective : {TuneObjective::kAttainment, TuneObjective::kGpus}) {
     TuneOptions options = OptionsFor({Param("q_max_s=1,4"), Param("group_size=1,8")});
