@@ -237,10 +237,10 @@ std::vector<std::string> LineReader::Head(int count) {
 }
 
 std::vector<char> LineReader::TakeRest(std::size_t most) {
-  while (Refill()) {
+  do {
     if (end_ - begin_ > most)
       throw InputError(fmt::format("{}: it has more than {} MiB, and would be read whole", name_, most >> 20));
-  }
+  } while (Refill());
   std::vector<char> rest = std::move(buffer_);
   rest.resize(end_ + kPadding);
   rest.erase(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(begin_));

@@ -307,6 +307,7 @@ TEST_CASE("poolsim report writes a page, and a folder that it writes into stays 
     CHECK(over.err == std::string("poolsim: --out: ") + file + " is there, and is no report of poolsim's; it is left as it is\n");
     CHECK(Get(above / file) == before);
   }
+  fs::remove(above / "two.html");
   const Ended twice = CallIn(above, "report page page --out two.html");
   CHECK(twice.code == 0);
   const Ended none = CallIn(above, "report nowhere");
