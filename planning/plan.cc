@@ -256,6 +256,7 @@ class PolicySearch {
     item.binding = BindingOf(unit, options_.criteria, item.sized, team);
   }
   // Bounds; and why no number of GPUs reaches a target, where none does.
+  SizedUnit& item(std::size_t i) { return units_[i]; }
   Sized Unreachable(SizedUnit& sized) const;
   PolicyPlan Sum();
   void Confirm(PolicyPlan& plan, const WorkloadFacts& facts, bool windowed);
@@ -440,10 +441,27 @@ Plan MakePlan(const Scenario& scenario, const std::vector<std::string>& policies
   // The largest first, so that none is left over at the end.
   std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.weight > b.weight; });
   const int each = std::max(1, options.threads / static_cast<int>(std::max<std::size_t>(1, tasks.size())));
-  Team team(options.threads);
-  team.Run(tasks.size(), [&](std::size_t t, int) { searches[tasks[t].policy]->Size(tasks[t].unit, each); });
-
+  const auto size = [&](std::size_t t) -> SizedUnit& {
+    PolicySearch& search = *searches[tasks[t].policy];
+    search.Size(tasks[t].unit, each);
+    return search.item(tasks[t].unit);
+  };
   Plan plan;
+  if (options.share) {
+    const auto work = [&](std::size_t t) {
+      Archive a;
+      a(size(t));
+      return a.written();
+    };
+    const auto take = [&](std::size_t t, const std::string& text) {
+      Archive a(text);
+      a(searches[tasks[t].policy]->item(tasks[t].unit));
+    };
+    if (!options.share(tasks.size(), work, take)) return plan;
+  } else {
+    Team(options.threads).Run(tasks.size(), [&](std::size_t t, int) { size(t); });
+  }
+
   plan.windowed = units.windowed();
   plan.span_s = units.span_s();
   for (const auto& search : searches) {

@@ -17,6 +17,7 @@
 #include "planning/unit.h"
 #include "sim/fields.h"
 #include "sim/shards.h"
+#include "sim/team.h"
 
 namespace poolsim {
 
@@ -33,6 +34,7 @@ struct PlanOptions {
   Confirm confirm = Confirm::kIfShort;
   double confirm_most_s = 600;                            // kIfShort: not when it would take longer, by the speed of the search
   std::function<void(const std::string& what)> progress;  // what is being done; from any thread
+  Share share;                                            // several processes size units together; null: this one alone
 };
 
 struct SizedUnit {
@@ -42,6 +44,7 @@ struct SizedUnit {
   // What no policy avoids, of replication 0 (bounds.h) [GPUs].
   double fluid_gpus = 0;   // GPU time; of decode alone where prefills ride along in decode steps
   double memory_gpus = 0;  // all weights and the KV in flight, or that KV alone where weights may leave
+  void State(Archive& a) { a(sized, binding, fluid_gpus, memory_gpus); }  // but for the unit
 };
 
 // The answer on the whole workload.
@@ -114,7 +117,8 @@ class Units {
   double warmup_s_ = 0;
 };
 
-// `policies`: each for all pools, "" is the pools' own; none: the pools' own. Throws InputError.
+// `policies`: each for all pools, "" is the pools' own; none: the pools' own. Where options.share is set, a plan without policies
+// in other processes than the first. Throws InputError.
 Plan MakePlan(const Scenario& scenario, const std::vector<std::string>& policies, const PlanOptions& options);
 
 // The scenario on its whole workload, in every replication. `what` for the progress.

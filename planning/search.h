@@ -35,6 +35,7 @@ struct Criteria {
 struct Binding {
   std::string constraint;  // memory | KV | TTFT | TBT | GPU time | minimum
   std::string words;
+  void State(Archive& a) { a(constraint, words); }
 };
 
 struct Sized {
@@ -55,6 +56,10 @@ struct Sized {
   std::int64_t runs = 0;
   std::int64_t requests = 0;  // simulated in them
   double seconds = 0;         // that they took, each on one thread
+  void State(Archive& a) {
+    a(found, reason, size, gpus, low_gpus, high_gpus, high_open, at, below_size, below_gpus, below, misses_above, runs, requests);
+    a(seconds);
+  }
 };
 
 // What each target leaves, attainment - target: those of all requests, then those of each of the unit's models. Of a run that was

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "planning/request_set.h"
+#include "sim/archive.h"
 #include "sim/policy.h"
 #include "sim/report.h"
 #include "sim/simulation.h"
@@ -64,9 +65,14 @@ struct Tally {
     std::int64_t requests_on_time = 0;
     std::int64_t switches = 0;
     double busy = 0;  // GPU-seconds, whole run
+    void State(Archive& a) { a(name, pool, requests, service, tokens_on_time, tokens_wanted, requests_on_time, switches, busy); }
   };
   std::vector<Model> models;
   double wall_s = 0;  // that the run took
+  void State(Archive& a) {
+    a(placed, reason, reached, gpus, instances, requests, service, tokens_on_time, tokens_wanted, requests_on_time, activity);
+    a(owned, switches, hours, usd_per_hour, power_kw, models, wall_s);
+  }
 
   // Attainment of the requests together; 1 of none.
   double Share(AttainmentKind kind) const;

@@ -189,13 +189,18 @@ class Run {
                WorkloadSeen& seen);
   std::unique_ptr<Running> Begin(std::size_t shard);
   void Feed(Running& running, std::span<const RequestSpec> rows);
-  void End(std::size_t shard);
+  void End(std::size_t shard, ShardsResult& into);
   // Reads up to `limit` requests into rows[k], of the group's shard k. False at the end, or beyond the horizon.
   bool Read(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,
             WorkloadSeen& seen);
-  void Seen(const WorkloadSeen& seen);
-  void RunAlone(Group& group, std::unique_ptr<RequestSource> source);
-  void RunTogether(Group& group, std::unique_ptr<RequestSource> source, Team& team);
+  void Seen(const WorkloadSeen& seen, ShardsResult& into);
+  void RunAlone(Group& group, std::unique_ptr<RequestSource> source, ShardsResult& into);
+  void RunTogether(Group& group, std::unique_ptr<RequestSource> source, Team& team, ShardsResult& into);
+  void RunHere(std::unique_ptr<RequestSource> source);
+  // Groups as tasks of several processes. False in all but the first.
+  bool RunShared(RequestSource& source);
+  ShardsResult NoResult(const Group& group) const;  // with room for what the group's shards add
+  void PartState(Archive& a, const Group& group, ShardsResult& part);
 
   const Scenario& s_;
   const std::vector<PoolPlan>& plans_;
@@ -462,7 +467,7 @@ void Run::Feed(Running& running, std::span<const RequestSpec> rows) {
   if (options_.progress) options_.progress(running.engine->simulated(), fed + static_cast<std::int64_t>(rows.size()));
 }
 
-void Run::End(std::size_t number) {
+void Run::End(std::size_t number, ShardsResult& into) {
   const std::unique_ptr<Running> running = std::move(begun_[number]);
   const Shard& shard = shards_[number];
   Engine& engine = *running->engine;
@@ -478,7 +483,7 @@ void Run::End(std::size_t number) {
   if (options_.record) records_[number] = engine.metrics().TakeRecord();
   const Metrics& metrics = engine.metrics();
   const std::lock_guard<std::mutex> lock(mutex_);
-  PoolTotals& totals = result_.pools[shard.pool];
+  PoolTotals& totals = into.pools[shard.pool];
   totals.gpus += end.gpus;
   if (!shard.part) totals.stranded_gpus += end.stranded_gpus;
   totals.instances += static_cast<std::int64_t>(engine.plan().size());
@@ -518,9 +523,9 @@ bool Run::Read(RequestSource& source, const Group& group, std::int64_t limit, st
   return true;
 }
 
-void Run::Seen(const WorkloadSeen& seen) {
+void Run::Seen(const WorkloadSeen& seen, ShardsResult& into) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  result_.seen.Merge(seen);
+  into.seen.Merge(seen);
 }
 
 void Run::State(Archive& a) {
@@ -565,7 +570,7 @@ bool Run::CatchUp(RequestSource& source, const Group& group, std::int64_t limit,
   return more;
 }
 
-void Run::RunAlone(Group& group, std::unique_ptr<RequestSource> source) {
+void Run::RunAlone(Group& group, std::unique_ptr<RequestSource> source, ShardsResult& into) {
   std::unique_ptr<Running>& running = begun_[group.first];
   if (running == nullptr) running = Begin(group.first);
   const std::int64_t limit = PieceOr(options_.hopeless ? kRowsBetweenDoubts : kRowsAtOnce);
@@ -581,20 +586,20 @@ void Run::RunAlone(Group& group, std::unique_ptr<RequestSource> source) {
       throw AbandonedRun{fed_};
     if (rest_ != nullptr) rest_->Rest();
   }
-  End(group.first);
-  Seen(seen);
+  End(group.first, into);
+  Seen(seen, into);
   group.done = true;
 }
 
 // While the shards work on one window, the next is read.
-void Run::RunTogether(Group& group, std::unique_ptr<RequestSource> source, Team& team) {
+void Run::RunTogether(Group& group, std::unique_ptr<RequestSource> source, Team& team, ShardsResult& into) {
   const std::int64_t window =
       PieceOr(std::clamp(static_cast<std::int64_t>(group.count) * kWindowRowsPerShard, kLeastWindow, kMostWindow));
   std::vector<std::vector<RequestSpec>> rows(group.count), next(group.count);
   WorkloadSeen seen;
   bool more = CatchUp(*source, group, window, next, seen);
   const auto read = [&] { more = Read(*source, group, window, next, seen); };
-  const auto end = [&](std::size_t task, int) { End(group.first + task); };
+  const auto end = [&](std::size_t task, int) { End(group.first + task, into); };
   if (more) {
     read();
     for (bool last = false; !last;) {
@@ -615,8 +620,82 @@ void Run::RunTogether(Group& group, std::unique_ptr<RequestSource> source, Team&
     }
   }
   team.Run(group.count, end);
-  Seen(seen);
+  Seen(seen, into);
   group.done = true;
+}
+
+ShardsResult Run::NoResult(const Group& group) const {
+  ShardsResult part;
+  part.pools.resize(result_.pools.size());
+  for (std::size_t k = 0; k < group.count; ++k) {
+    const std::size_t p = shards_[group.first + k].pool;
+    part.pools[p].models.resize(result_.pools[p].models.size());
+  }
+  return part;
+}
+
+void Run::PartState(Archive& a, const Group& group, ShardsResult& part) {
+  for (PoolTotals& totals : part.pools) a(totals);
+  a(part.seen.requests, part.seen.last_arrival, part.seen.hash);
+  for (std::size_t n = group.first; n < group.first + group.count; ++n) {
+    a(fingerprints_[n]);
+    if (!options_.record) continue;
+    if (a.reads()) records_[n] = std::make_unique<Record>(0, std::vector<std::int32_t>{}, 0);
+    a(*records_[n]);
+  }
+}
+
+bool Run::RunShared(RequestSource& source) {
+  std::vector<Group*> tasks;
+  for (Group& group : groups_) tasks.push_back(&group);
+  std::stable_sort(tasks.begin(), tasks.end(), [](const Group* a, const Group* b) { return a->expected > b->expected; });
+  const auto work = [&](std::size_t task) {
+    Group& group = *tasks[task];
+    ShardsResult part = NoResult(group);
+    // A workload that cannot be split is one task, and read from the start.
+    auto mine =
+        groups_.size() == 1 ? (options_.requests ? options_.requests() : OpenScenarioWorkload(s_)) : source.Split(group.models);
+    if (group.count == 1) {
+      RunAlone(group, std::move(mine), part);
+    } else {
+      Team team(groups_.size() == 1 ? options_.threads : 1);
+      RunTogether(group, std::move(mine), team, part);
+    }
+    Archive a;
+    PartState(a, group, part);
+    return a.written();
+  };
+  const auto take = [&](std::size_t task, const std::string& text) {
+    const Group& group = *tasks[task];
+    ShardsResult part = NoResult(group);
+    Archive a(text);
+    PartState(a, group, part);
+    for (std::size_t p = 0; p < part.pools.size(); ++p) result_.pools[p].Merge(part.pools[p]);
+    result_.seen.Merge(part.seen);
+    for (std::size_t n = group.first; n < group.first + group.count; ++n) begun_[n] = nullptr;
+  };
+  return options_.share(tasks.size(), work, take);
+}
+
+void Run::RunHere(std::unique_ptr<RequestSource> source) {
+  Team team(options_.threads);
+  const auto of = [&](const Group& group) { return groups_.size() == 1 ? std::move(source) : source->Split(group.models); };
+  std::vector<Group*> alone;
+  for (Group& group : groups_) {
+    if (group.done) continue;
+    if (group.count == 1) {
+      alone.push_back(&group);
+    } else {
+      const Working working(rest_.get());
+      RunTogether(group, of(group), team, result_);
+    }
+  }
+  // The largest first, so that none is left over at the end.
+  std::stable_sort(alone.begin(), alone.end(), [](const Group* a, const Group* b) { return a->expected > b->expected; });
+  team.Run(alone.size(), [&](std::size_t task, int) {
+    const Working working(rest_.get());
+    RunAlone(*alone[task], of(*alone[task]), result_);
+  });
 }
 
 ShardsResult Run::All() {
@@ -653,24 +732,11 @@ ShardsResult Run::All() {
       options_.checkpoints->write(a.written());
     });
   }
-  Team team(options_.threads);
-  const auto of = [&](const Group& group) { return groups_.size() == 1 ? std::move(source) : source->Split(group.models); };
-  std::vector<Group*> alone;
-  for (Group& group : groups_) {
-    if (group.done) continue;
-    if (group.count == 1) {
-      alone.push_back(&group);
-    } else {
-      const Working working(rest_.get());
-      RunTogether(group, of(group), team);
-    }
+  if (options_.share) {
+    if (!RunShared(*source)) return std::move(result_);
+  } else {
+    RunHere(std::move(source));
   }
-  // The largest first, so that none is left over at the end.
-  std::stable_sort(alone.begin(), alone.end(), [](const Group* a, const Group* b) { return a->expected > b->expected; });
-  team.Run(alone.size(), [&](std::size_t task, int) {
-    const Working working(rest_.get());
-    RunAlone(*alone[task], of(*alone[task]));
-  });
 
   result_.seen.counts = facts_.seen.counts;
   if (!facts_.surveyed) {
@@ -687,6 +753,23 @@ ShardsResult Run::All() {
 }
 
 }  // namespace
+
+void PoolTotals::Merge(const PoolTotals& other) {
+  gpus += other.gpus;
+  stranded_gpus += other.stranded_gpus;
+  instances += other.instances;
+  events += other.events;
+  requests += other.requests;
+  end = std::max(end, other.end);
+  for (std::size_t m = 0; m < other.models.size(); ++m) models[m].metrics.Merge(other.models[m].metrics);
+  MergeWindows(other.windows, windows);
+  for (int a = 0; a < kActivities; ++a) activity[a] += other.activity[a];
+  switching.Merge(other.switching);
+  kv_held.Merge(other.kv_held);
+  weight_bytes += other.weight_bytes;
+  kv_bytes += other.kv_bytes;
+  active_model_time += other.active_model_time;
+}
 
 std::vector<PoolPlan> AssignModels(const Scenario& s, const WorkloadFacts& facts) {
   std::vector<PoolPlan> plans;

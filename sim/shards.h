@@ -48,6 +48,7 @@ struct PoolTotals {
   std::int64_t weight_bytes = 0;
   std::int64_t kv_bytes = 0;
   __int128 active_model_time = 0;  // a model in cells counts by the share of them that have a request
+  void Merge(const PoolTotals& other);
   // But for what the scenario says.
   void State(Archive& a) {
     a(gpus, stranded_gpus, instances, events, requests, end);

@@ -15,6 +15,7 @@
 #include "sim/metrics.h"
 #include "sim/rng.h"
 #include "sim/scenario.h"
+#include "sim/team.h"
 
 namespace poolsim {
 
@@ -99,8 +100,11 @@ struct RunOptions {
   ProgressSink progress;
   std::function<void(std::string_view rows)> request_rows;  // rows of requests.csv, when asked for; shards in order
   TokenObserver* observer = nullptr;
-  bool record = false;                       // keep what pictures are made of (record.h)
-  Timeline* timeline = nullptr;              // fills it
+  bool record = false;           // keep what pictures are made of (record.h)
+  Timeline* timeline = nullptr;  // fills it
+  // Several processes run a workload that can be split; null: this one alone. The result is whole in the first process alone; not
+  // with a timeline, rows of requests.csv, checkpoints or doubts.
+  Share share;
   const Checkpoints* checkpoints = nullptr;  // keeps them, and may go on from one (checkpoint.h); not with a timeline
   // Instead of the scenario's own workload, which facts are about: opens it from the start.
   std::function<std::unique_ptr<RequestSource>()> requests;

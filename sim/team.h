@@ -7,10 +7,17 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace poolsim {
+
+// Numbered tasks, each of which gives a text, done by whoever is free in several processes (sim/cli/ranks.h): all of them make
+// the same call, and who does which task makes no difference. `work` is called on any thread of any process, `take` in the first
+// process alone, one call at a time. Elsewhere the call gives false: nothing is left to do there.
+using Share = std::function<bool(std::size_t tasks, const std::function<std::string(std::size_t task)>& work,
+                                 const std::function<void(std::size_t task, const std::string& text)>& take)>;
 
 class Team {
  public:

@@ -107,6 +107,12 @@ std::string UsageMessage(const CLI::App& app, const CLI::ParseError& error) {
 
 std::string Version() { return fmt::format("poolsim {} ({})", POOLSIM_VERSION, POOLSIM_COMMIT); }
 
+std::string Build() {
+  std::ifstream in("/proc/self/exe", std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  return fmt::format("{}, executable {:016x}", Version(), Hash64(bytes));
+}
+
 void WriteWholeFile(const std::string& path, const std::string& text) {
   const std::string partial = path + ".partial";
   std::ofstream out(partial, std::ios::binary);
@@ -161,8 +167,8 @@ int RunCommandLine(int argc, char** argv) {
     return 0;
   }
   if (Ranks::LaunchedSize() > 1 && !invocation.on_ranks) {
-    return Refuse(fmt::format("{} runs in one process, found {}; poolsim sweep runs in several", Spelled(Innermost(app)),
-                              Ranks::LaunchedSize()));
+    return Refuse(fmt::format("{} runs in one process, found {}; poolsim sweep, plan and run share their work",
+                              Spelled(Innermost(app)), Ranks::LaunchedSize()));
   }
   try {
     invocation.action();

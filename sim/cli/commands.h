@@ -69,6 +69,8 @@ Provenance ProvenanceOf(const SimulationOptions& options, const Invocation& invo
 // A scenario as a file of the results folder, ready to run: a trace's path starts from there.
 std::string ScenarioText(Scenario scenario, const std::string& folder);
 std::string Version();
+// The executable to the byte: what is laid out as this very build does it (checkpoints, what ranks send) is for no other.
+std::string Build();
 // What `poolsim schema` prints: every setting of a scenario.
 Json WholeSchema();
 // Replaces the file in one step: it is there whole or as it was. InputError when it cannot be written.

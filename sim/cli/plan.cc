@@ -9,6 +9,7 @@
 #include "sim/cli/commands.h"
 #include "sim/cli/interrupt.h"
 #include "sim/cli/progress.h"
+#include "sim/cli/ranks.h"
 #include "sim/cli/search_options.h"
 #include "sim/cli/table.h"
 #include "sim/errors.h"
@@ -231,8 +232,25 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
   if (policies.empty() && options.choose_pooled) policies = {"dedicated", ""};
   PlanOptions plan_options = AllOptionsOf(options);
   const bool to_files = !options.out.empty();
-  const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
-  const auto guard = to_files ? std::make_unique<InterruptGuard>([&folder] { folder->Discard(); }) : nullptr;
+  std::unique_ptr<ResultsFolder> folder;
+  // Before anything that starts threads.
+  const auto guard = to_files ? std::make_unique<InterruptGuard>(
+                                    [&folder] {
+                                      if (folder) folder->Discard();
+                                    },
+                                    [] { return std::string(Ranks::LaunchedRank() == 0 ? "no results were written" : ""); })
+                              : nullptr;
+  const Ranks ranks;
+  std::string error, identity;
+  try {
+    if (to_files && ranks.rank() == 0) folder = std::make_unique<ResultsFolder>(options.out);
+    if (ranks.size() > 1)
+      identity = fmt::format("{}; {}; {}", Build(), invocation.command_line, ResolvedScenario(scenario).dump());
+  } catch (const std::exception& e) {
+    error = e.what();
+  }
+  if (!ranks.Agree(error, identity)) return;
+  plan_options.share = ranks.Sharing(options.threads);
   Plan plan;
   std::vector<ModelSaving> savings;
   std::vector<Choice> choices;
@@ -240,9 +258,16 @@ void MakeThePlan(const Options& options, const Invocation& invocation) {
   std::vector<Tally> chosen_whole;  // on the whole workload, where the pooled answer was run on it
   Pair pair;
   {
-    StatusLine status(options.quiet);
+    StatusLine status(options.quiet || ranks.rank() != 0);
     plan_options.progress = [&status](const std::string& what) { status.Say(what); };
-    plan = MakePlan(scenario, policies, plan_options);
+    try {
+      plan = MakePlan(scenario, policies, plan_options);
+    } catch (const std::exception& e) {
+      if (ranks.rank() != 0) ranks.Abandon(e.what());
+      throw;
+    }
+    if (ranks.rank() != 0) return;
+    plan_options.share = nullptr;  // what follows is done here
     pair = PairOf(plan);
     const bool both = pair.dedicated != nullptr && pair.pooled != nullptr;
     if (options.choose_pooled && !both) {
@@ -323,6 +348,7 @@ void AddPlanCommand(CLI::App& app, Invocation& invocation) {
   command->footer(kExamples);
   command->callback([options, confidence, &invocation] {
     options->confidence_typed = confidence->count() > 0;
+    invocation.on_ranks = true;
     invocation.action = [options, &invocation] { MakeThePlan(*options, invocation); };
   });
 }

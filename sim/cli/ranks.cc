@@ -1,9 +1,11 @@
 #include "sim/cli/ranks.h"
 
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <utility>
 
@@ -225,6 +227,22 @@ void Ranks::WorkForRankZero(int, const Work&) const {}
 #endif
 
 Ranks::~Ranks() = default;
+
+Share Ranks::Sharing(int threads) const {
+  if (size_ == 1) return nullptr;
+  return [this, threads](std::size_t tasks, const Work& work, const Take& take) {
+    std::vector<std::size_t> all(tasks);
+    std::iota(all.begin(), all.end(), 0);
+    Run(all, threads, work, take);
+    return rank_ == 0;
+  };
+}
+
+void Ranks::Abandon(const std::string& why) const {
+  fmt::print(stderr, "poolsim: rank {}: {}\n", rank_, why);
+  std::fflush(nullptr);
+  std::_Exit(2);  // without a word to MPI: the launcher ends the others
+}
 
 void Ranks::Run(const std::vector<std::size_t>& tasks, int threads, const Work& work, const Take& take) const {
   if (rank_ != 0) return WorkForRankZero(threads, work);

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "sim/team.h"
+
 namespace poolsim {
 
 class Ranks {
@@ -41,6 +43,10 @@ class Ranks {
   // further task is begun, and rank 0 throws it when those under way are done: as it was, or from another rank as a
   // std::runtime_error that names it. A rank that dies takes all others with it: the launcher ends them.
   void Run(const std::vector<std::size_t>& tasks, int threads, const Work& work, const Take& take) const;
+  // For the simulation and for planning; null where this process is alone.
+  Share Sharing(int threads) const;
+  // What happened on this rank alone is said, and ends all of them: the others may be waiting for it.
+  [[noreturn]] void Abandon(const std::string& why) const;
 
  private:
   class Dealer;

@@ -2,8 +2,6 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,10 +15,10 @@
 #include "sim/cli/commands.h"
 #include "sim/cli/interrupt.h"
 #include "sim/cli/progress.h"
+#include "sim/cli/ranks.h"
 #include "sim/cli/table.h"
 #include "sim/cli/text_report.h"
 #include "sim/errors.h"
-#include "sim/rng.h"
 #include "sim/timeline.h"
 
 namespace poolsim {
@@ -149,13 +147,6 @@ double ReadEvery(const std::string& text) {
   return *number * unit;
 }
 
-// The executable to the byte: the state in a checkpoint is laid out as this very build does it.
-std::string Build() {
-  std::ifstream in("/proc/self/exe", std::ios::binary);
-  const std::string bytes((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  return fmt::format("{}, executable {:016x}", Version(), Hash64(bytes));
-}
-
 // The checkpoints of a run: what there is to know to take it up again, and what it is taken up from.
 class Keeper {
  public:
@@ -227,17 +218,18 @@ struct Outcome {
   RunResult result;
 };
 
-Outcome RunWithProgress(const Scenario& scenario, const Options& options, RequestRows& rows, Timeline* timeline,
-                        const Keeper* keeper) {
-  Progress progress(Progress::ModeFor(options.quiet));
+Outcome RunWithProgress(const Scenario& scenario, const Options& options, WorkloadFacts facts, RequestRows& rows,
+                        Timeline* timeline, const Keeper* keeper, const Ranks& ranks) {
+  Progress progress(ranks.rank() == 0 ? Progress::ModeFor(options.quiet) : Progress::Mode::kOff);
   Outcome outcome;
-  outcome.facts = SurveyWorkload(scenario);
+  outcome.facts = std::move(facts);
   progress.Expect(1, outcome.facts.seen.requests);
   RunOptions run;
   run.threads = options.threads;
   run.check = options.check;
   run.record = !options.out.empty();
   run.timeline = timeline;
+  run.share = ranks.Sharing(options.threads);
   run.checkpoints = keeper == nullptr ? nullptr : &keeper->checkpoints();
   run.request_rows = rows.Sink();
   run.progress = progress.Sink(0, scenario.pools.empty() ? scenario.policy.name : "pools");
@@ -254,16 +246,51 @@ void RunScenario(const Options& options, const Scenario& scenario, const Invocat
   const std::unique_ptr<Timeline> timeline = TimelineOf(options);
   const bool to_files = !options.out.empty();
   if (to_files && timeline) CheckOutside("--timeline", options.timeline, options.out);
-  const auto folder = to_files ? std::make_unique<ResultsFolder>(options.out) : nullptr;
-  const auto file = timeline ? std::make_unique<TimelineFile>(options.timeline) : nullptr;
+  std::unique_ptr<ResultsFolder> folder;
+  std::unique_ptr<TimelineFile> file;
   const auto clean_up = [&folder, &file] {
     if (folder) folder->Discard();
     if (file) file->Remove();
   };
-  const auto left = [keeper] { return keeper == nullptr ? "no results were written" : keeper->Left(); };
-  const auto guard = folder || file || keeper != nullptr ? std::make_unique<InterruptGuard>(clean_up, left) : nullptr;
+  const auto left = [keeper] {
+    if (Ranks::LaunchedRank() != 0) return std::string();
+    return keeper == nullptr ? std::string("no results were written") : keeper->Left();
+  };
+  // Before anything that starts threads.
+  const auto guard = to_files || timeline || keeper != nullptr ? std::make_unique<InterruptGuard>(clean_up, left) : nullptr;
+  const Ranks ranks;
+  WorkloadFacts facts;
+  std::string error, identity;
+  try {
+    if (ranks.size() > 1) {
+      const char* alone = timeline != nullptr        ? "--timeline"
+                          : keeper != nullptr        ? "--checkpoint"
+                          : scenario.output.requests ? "output.requests"
+                                                     : nullptr;
+      if (alone != nullptr) throw InputError(fmt::format("{} takes one process, found {}", alone, ranks.size()));
+    }
+    if (ranks.rank() == 0) {
+      if (to_files) folder = std::make_unique<ResultsFolder>(options.out);
+      if (timeline) file = std::make_unique<TimelineFile>(options.timeline);
+    }
+    facts = SurveyWorkload(scenario);
+    if (ranks.size() > 1) {
+      identity = fmt::format("{}; {}; {}; {:016x}", Build(), invocation.command_line, ResolvedScenario(scenario).dump(),
+                             facts.seen.hash);
+    }
+  } catch (const std::exception& e) {
+    error = e.what();
+  }
+  if (!ranks.Agree(error, identity)) return;
   RequestRows rows(folder.get(), scenario, "requests.csv");
-  const Outcome outcome = RunWithProgress(scenario, options, rows, timeline.get(), keeper);
+  Outcome outcome;
+  try {
+    outcome = RunWithProgress(scenario, options, std::move(facts), rows, timeline.get(), keeper, ranks);
+  } catch (const std::exception& e) {
+    if (ranks.rank() != 0) ranks.Abandon(e.what());
+    throw;
+  }
+  if (ranks.rank() != 0) return;
   const Json summary = SummaryJson(scenario, outcome.result);
   const std::string drawn = file ? WriteTimeline(*timeline, options, scenario, outcome.result, *file) : "";
   if (to_files) {
@@ -347,6 +374,7 @@ void AddRunCommand(CLI::App& app, Invocation& invocation) {
   command->footer(kExamples);
   command->callback([options, every, &invocation] {
     options->every_given = every->count() > 0;
+    invocation.on_ranks = true;
     invocation.action = [options, &invocation] { Run(*options, invocation); };
   });
 }

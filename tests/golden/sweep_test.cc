@@ -136,9 +136,10 @@ TEST_CASE("Sweeps are the same bytes on any number of threads and ranks", "[gold
 
 TEST_CASE("What runs in one process says so to a launcher of several", "[golden]") {
   const fs::path desk = Fresh("launched");
-  CHECK(Shell(desk, "env OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 \"$P\" run quickstart") == 2);
-  CHECK(Get(desk / "stderr").find("poolsim run runs in one process") != std::string::npos);
-  CHECK(Shell(desk, "env OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 \"$P\" run quickstart") == 2);
+  CHECK(Shell(desk, "env OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 \"$P\" compare quickstart") == 2);
+  CHECK(Get(desk / "stderr").find("poolsim compare runs in one process, found 2; poolsim sweep, plan and run share their work") !=
+        std::string::npos);
+  CHECK(Shell(desk, "env OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 \"$P\" compare quickstart") == 2);
   CHECK(Get(desk / "stderr").empty());
 }
 
