@@ -58,6 +58,10 @@ class Link {
     told_ = loading_;
     return change;
   }
+  // A share of the rate is left for good, or while an outage lasts; outages may overlap.
+  void Slow(TimePs now, double share);
+  void Outage(TimePs now, bool begins, double share);
+
   // What a load can come in by at most.
   std::int64_t rate_in() const { return config_.rate[0]; }
   // From `now` on a GPU gets at most shares[t] bytes/s from tier t. Returns whether that changes any transfer's rate.
@@ -88,6 +92,9 @@ class Link {
   void Reprice();
 
   Config config_;
+  double slow_ = 1;  // shares of the rate that are left
+  double outage_share_ = 1;
+  int outages_ = 0;
   std::vector<Lane> lanes_;
   TierRates shares_{kUnlimited, kUnlimited, kUnlimited};
   TierRates loading_{};

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "sim/failures.h"
 #include "sim/histogram.h"
 #include "sim/link.h"
 #include "sim/record.h"
@@ -108,6 +109,18 @@ struct SwitchMetrics {
   void Merge(const SwitchMetrics& other);
 };
 
+// What failures did to a pool, the warm-up's included; Activity::kDown is the time.
+struct FailureMetrics {
+  std::array<std::int64_t, kFailureKinds> failures{};  // kGpu, kNode, kDrain: instances that each took down; of parts of a pool
+                                                       // kCache and kLink count in each that has a share in them
+  std::int64_t hit = 0;                                // times that a request lost its KV, or was being prefilled
+  std::int64_t retried = 0;                            // of them: done again
+  std::int64_t lost = 0;                               // of them: failed
+  std::int64_t recomputed = 0;                         // tokens whose KV was lost and that are computed again
+  std::int64_t moved = 0;                              // requests that waited, or had their KV on a host, and went elsewhere
+  void Merge(const FailureMetrics& other);
+};
+
 struct Window {
   std::int64_t arrived = 0;
   std::int64_t finished = 0;
@@ -162,6 +175,7 @@ class Metrics {
   std::array<GpuTime, kActivities> activity{};  // summed over GPUs, the whole run
   SwitchMetrics switching;
   KvHeld kv_held;
+  FailureMetrics failures;
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
   __int128 active_model_time = 0;

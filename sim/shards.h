@@ -44,6 +44,7 @@ struct PoolTotals {
   std::array<GpuTime, kActivities> activity{};
   SwitchMetrics switching;
   KvHeld kv_held;
+  FailureMetrics failures;
   std::int64_t weight_bytes = 0;
   std::int64_t kv_bytes = 0;
   __int128 active_model_time = 0;  // a model in cells counts by the share of them that have a request

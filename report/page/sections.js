@@ -371,7 +371,7 @@ function addFleet(page) {
   if (runs.length === 0) return;
   const section = addSection("fleet", "Fleet", "What every GPU did. Zoom with the sliders, ctrl + wheel (time) or alt + wheel (GPUs), or with + − ← → 0 when a chart is focused; charts along time stay together.");
   if (runs.some((run) => run.fleet)) {
-    const swatches = el("span", { class: "swatches" }, [...kStates, ["idle", "idle"]].map(([key, name]) => el("span", {}, el("span", { class: "swatch", style: `background:var(--state-${key})` }), name)));
+    const swatches = el("span", { class: "swatches" }, [...kStates, ...(runs.some((run) => run.fleet && run.fleet.down) ? [kDown] : []), ["idle", "idle"]].map(([key, name]) => el("span", {}, el("span", { class: "swatch", style: `background:var(--state-${key})` }), name)));
     const note = el("span", { class: "swatches", hidden: true }, "21 colours, by rank, then from the first again; the tooltip names the model; paler: more idle");
     const choose = (by) => el("label", {}, el("input", { type: "radio", name: "fleet-by", value: by, checked: by === fleetBy, onchange: () => {
       fleetBy = by;
