@@ -43,8 +43,8 @@ class Partitioned final : public Policy {
 
   // Scheduler: what waits at an instance, and what the instance does next. A request keeps its place in the queue until it is
   // gone, also while it runs, and when memory runs out and it has to stop.
-  void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
-    if (view.request(r).generated == 0) queues_[i].push_back(r);
+  void OnQueued(RequestId r, InstanceId i, const ClusterView&) override {
+    if (std::find(queues_[i].begin(), queues_[i].end(), r) == queues_[i].end()) queues_[i].push_back(r);
   }
   void OnPreempted(RequestId, InstanceId, const ClusterView&) override {}
   void OnRemoved(RequestId r, InstanceId i, const ClusterView&) override {

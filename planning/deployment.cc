@@ -334,7 +334,7 @@ class PooledSizing {
     owned += sites * t.owned;
     service += sites * t.service;
     requests += sites * static_cast<double>(t.requests);
-    for (std::size_t a = 0; a < t.activity.size(); ++a) {
+    for (std::size_t a = 0; a < kWork; ++a) {
       busy += sites * t.activity[a];
       if (a == static_cast<std::size_t>(Activity::kPrefill) || a == static_cast<std::size_t>(Activity::kDecode))
         steps += sites * t.activity[a];

@@ -27,9 +27,12 @@ Json AttainmentJson(const std::vector<Tally>& tallies, double confidence) {
 Json UtilisationJson(const std::vector<Tally>& tallies) {
   const std::array<double, kActivities> shares = MeanActivity(tallies);
   double busy = 0;
-  for (const double share : shares) busy += share;
-  return {{"busy", Rounded(busy)},        {"prefill", Rounded(shares[0])}, {"decode", Rounded(shares[1])},
-          {"switch", Rounded(shares[2])}, {"kv_copy", Rounded(shares[3])}, {"idle", Rounded(1 - busy)}};
+  for (int a = 0; a < kWork; ++a) busy += shares[a];
+  const double down = shares[static_cast<std::size_t>(Activity::kDown)];
+  Json json = {{"busy", Rounded(busy)},        {"prefill", Rounded(shares[0])}, {"decode", Rounded(shares[1])},
+               {"switch", Rounded(shares[2])}, {"kv_copy", Rounded(shares[3])}, {"idle", Rounded(1 - busy - down)}};
+  if (down > 0) json["down"] = Rounded(down);
+  return json;
 }
 
 Json OptionalJson(const std::optional<double>& value) { return value ? Json(Rounded(*value)) : Json(nullptr); }

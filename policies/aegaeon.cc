@@ -117,25 +117,27 @@ class Aegaeon final : public Policy {
         if (HasRoom(g, v)) return i;
       }
     }
-    if (p_.load == "wait") return static_cast<InstanceId>(std::min_element(work_.begin(), work_.end()) - work_.begin());
-    std::size_t best = 0;
+    if (p_.load == "wait") return Least(work_, 0, view);
+    InstanceId best = kNone;
     std::int64_t least = 0;
     for (std::size_t i = 0; i < prefill_.size(); ++i) {
+      if (view.down() > 0 && !view.up(static_cast<InstanceId>(i))) continue;
       const std::int64_t load = Load(prefill_[i]);
-      if (i == 0 || load < least) {
-        best = i;
+      if (best == kNone || load < least) {
+        best = static_cast<InstanceId>(i);
         least = load;
       }
     }
-    return static_cast<InstanceId>(best);
+    return best;
   }
 
   InstanceId RouteHandover(RequestId r, const ClusterView& view) override {
     const RequestView v = view.request(r);
     for (const std::int32_t d : batches_of_[v.model]) {
+      if (view.down() > 0 && !view.up(first_decode_ + d)) continue;  // its batch runs on, in a drain
       if (FindRoom(static_cast<std::size_t>(d), v, view) != nullptr) return first_decode_ + d;
     }
-    return first_decode_ + static_cast<InstanceId>(std::min_element(batches_.begin(), batches_.end()) - batches_.begin());
+    return Least(batches_, first_decode_, view);
   }
 
   void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
@@ -210,6 +212,10 @@ class Aegaeon final : public Policy {
     return work != nullptr && std::find(work->pending.begin(), work->pending.end(), r) != work->pending.end();
   }
 
+  void OnUp(InstanceId i, const ClusterView&) override {
+    if (i >= first_decode_) decode_[i - first_decode_].kept.clear();
+  }
+
   void Next(InstanceId i, const ClusterView& view, Grant& grant) override {
     if (i < first_decode_) {
       NextPrefill(i, view, grant);
@@ -275,6 +281,17 @@ class Aegaeon final : public Policy {
 
   TimePs PrefillTime(const RequestView& v, const ClusterView& view) const {
     return view.prices().Prefill(v.model, shape_, 1, v.context(), v.context() * v.context());
+  }
+
+  // The instance with the least of those that are up; kNone when none is. load[n] is that of instance first + n.
+  template <class Load>
+  static InstanceId Least(const std::vector<Load>& load, InstanceId first, const ClusterView& view) {
+    if (view.down() == 0) return first + static_cast<InstanceId>(std::min_element(load.begin(), load.end()) - load.begin());
+    InstanceId best = kNone;
+    for (InstanceId i = first; i < first + static_cast<InstanceId>(load.size()); ++i) {
+      if (view.up(i) && (best == kNone || load[i - first] < load[best - first])) best = i;
+    }
+    return best;
   }
 
   std::int64_t Load(const Prefill& q) const {

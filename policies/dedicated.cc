@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "policies/continuous_batching.h"
+#include "policies/up.h"
 #include "sim/errors.h"
 #include "sim/policy.h"
 #include "sim/rng.h"
@@ -168,7 +169,7 @@ class Dedicated final : public Policy {
 
   InstanceId Choose(const std::vector<std::vector<InstanceId>>& by_model, RequestId r, const ClusterView& view) {
     const RequestView v = view.request(r);
-    const std::vector<InstanceId>& all = by_model[v.model];
+    const std::vector<InstanceId>& all = UpOf(by_model[v.model], view, up_);
     if (all.size() == 1) return all.front();
     if (params_.routing == "round-robin") return all[turn_[v.model]++ % all.size()];
     if (params_.routing == "least-loaded") {
@@ -188,6 +189,7 @@ class Dedicated final : public Policy {
   std::vector<std::vector<InstanceId>> prefill_;  // by model
   std::vector<std::vector<InstanceId>> decode_;
   std::vector<std::size_t> turn_;
+  std::vector<InstanceId> up_;  // reused
 };
 
 PolicyEntry Entry() {

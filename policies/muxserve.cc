@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "policies/continuous_batching.h"
+#include "policies/up.h"
 #include "sim/errors.h"
 #include "sim/policy.h"
 
@@ -116,7 +117,7 @@ class MuxServe final : public Policy {
   }
 
   InstanceId RouteArrival(RequestId r, const ClusterView& view) override {
-    const std::vector<InstanceId>& all = homes_[view.request(r).model];
+    const std::vector<InstanceId>& all = UpOf(homes_[view.request(r).model], view, up_);
     return *std::min_element(all.begin(), all.end(),
                              [this](InstanceId a, InstanceId b) { return batching_.outstanding(a) < batching_.outstanding(b); });
   }
@@ -135,6 +136,7 @@ class MuxServe final : public Policy {
   Params params_;
   ContinuousBatching batching_;
   std::vector<std::vector<InstanceId>> homes_;  // by model
+  std::vector<InstanceId> up_;                  // reused
 };
 
 PolicyEntry Entry() {

@@ -49,7 +49,9 @@ class ServerlessLlm final : public Policy {
     InstanceId fewest = kNone, unused = kNone, oldest = kNone;
     std::int64_t fewest_count = 0;
     TimePs oldest_use = 0;
+    const bool all_up = view.down() == 0;
     for (InstanceId i = 0; i < count; ++i) {
+      if (!all_up && !view.up(i)) continue;
       const ModelId tail = Tail(i, view);
       if (tail == model) {
         const std::int64_t n = TailCount(i);
@@ -74,7 +76,8 @@ class ServerlessLlm final : public Policy {
 
   void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
     const RequestView v = view.request(r);
-    if (v.generated == 0) queues_[i].push_back({r, v.model});  // else swapped out for want of memory: it has kept its place
+    if (v.generated > 0 && Has(i, r)) return;  // swapped out for want of memory: it has kept its place
+    queues_[i].push_back({r, v.model});
   }
   void OnPreempted(RequestId, InstanceId, const ClusterView&) override {}  // it keeps its place in the queue
   void OnRemoved(RequestId r, InstanceId i, const ClusterView& view) override {
@@ -128,6 +131,9 @@ class ServerlessLlm final : public Policy {
     ModelId model = kNone;
   };
 
+  bool Has(InstanceId i, RequestId r) const {
+    return std::any_of(queues_[i].begin(), queues_[i].end(), [r](const Entry& e) { return e.request == r; });
+  }
   ModelId Tail(InstanceId i, const ClusterView& view) const {
     return queues_[i].empty() ? view.loaded(i) : queues_[i].back().model;
   }

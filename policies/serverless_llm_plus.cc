@@ -45,8 +45,10 @@ class ServerlessLlmPlus final : public Policy {
     const auto count = static_cast<InstanceId>(queues_.size());
     InstanceId joined = kNone;
     std::size_t smallest = 0;
-    InstanceId fewest = 0, unused = kNone, oldest = 0;
+    InstanceId fewest = kNone, unused = kNone, oldest = kNone;
+    const bool all_up = view.down() == 0;
     for (InstanceId i = 0; i < count; ++i) {
+      if (!all_up && !view.up(i)) continue;
       const std::vector<Group>& groups = queues_[i].groups;
       for (const Group& g : groups) {
         if (!HasRoom(g, model) || (joined != kNone && g.requests.size() >= smallest)) continue;
@@ -59,9 +61,9 @@ class ServerlessLlmPlus final : public Policy {
         joined = i;
         smallest = 0;
       }
-      if (groups.size() < queues_[fewest].groups.size()) fewest = i;
+      if (fewest == kNone || groups.size() < queues_[fewest].groups.size()) fewest = i;
       if (unused == kNone && groups.empty() && view.loaded(i) == kNone) unused = i;
-      if (view.last_step_end(i) < view.last_step_end(oldest)) oldest = i;
+      if (oldest == kNone || view.last_step_end(i) < view.last_step_end(oldest)) oldest = i;
     }
     if (joined != kNone) return joined;
     if (params_.new_group == "fewest-groups") return fewest;
@@ -70,7 +72,7 @@ class ServerlessLlmPlus final : public Policy {
 
   void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
     const RequestView v = view.request(r);
-    if (v.generated > 0) return;  // swapped out for want of memory: it has kept its place
+    if (v.generated > 0 && Has(i, r)) return;  // swapped out for want of memory: it has kept its place
     for (Queue& q : queues_) q.reorder = params_.preemptive;
     for (Group& g : queues_[i].groups) {
       if (!HasRoom(g, v.model)) continue;
@@ -142,6 +144,11 @@ class ServerlessLlmPlus final : public Policy {
     void State(Archive& a) { a(groups, running, reorder); }
   };
 
+  bool Has(InstanceId i, RequestId r) const {
+    const std::vector<Group>& groups = queues_[i].groups;
+    return std::any_of(groups.begin(), groups.end(),
+                       [r](const Group& g) { return std::find(g.requests.begin(), g.requests.end(), r) != g.requests.end(); });
+  }
   bool HasRoom(const Group& g, ModelId model) const {
     return g.model == model && static_cast<std::int64_t>(g.requests.size()) < params_.slots;
   }

@@ -1,6 +1,7 @@
 // A table of a results folder, read whole: the report looks at columns.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <string>
@@ -20,6 +21,7 @@ class ResultsTable {
 
   std::size_t rows() const { return lines_.size(); }
   const std::vector<std::string_view>& names() const { return names_; }
+  bool Has(std::string_view column) const { return std::find(names_.begin(), names_.end(), column) != names_.end(); }
   // These throw InputError: the column is absent (with the names there are), or a cell is not a finite number, not a whole number
   // from 0 to `most`.
   std::vector<std::string_view> Texts(std::string_view column) const;

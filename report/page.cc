@@ -23,7 +23,8 @@ constexpr std::size_t kMostWindows = 1440;
 constexpr double kEdgeRatio = 1.02;       // of a distribution's neighbours on the page, unless
 constexpr double kMostOfBucket = 0.0025;  // they hold more than this share
 constexpr std::string_view kMark = "<meta name=\"generator\" content=\"poolsim report\">";  // in index.html
-constexpr std::array<const char*, 4> kStates = {"prefill", "decode", "switch", "kv_copy"};
+const std::vector<std::string> kStates = {"prefill", "decode", "switch", "kv_copy"};
+const std::string kDown = "down";  // one more, of runs with failures
 
 // Whole numbers without a decimal point: the text is shorter.
 Json NumberJson(double value) {
@@ -106,9 +107,9 @@ Json WindowsJson(const ResultsTable& table, double end_s) {
     column(name, table.Numbers(name));
   for (const char* name : {"prefill_fraction", "decode_fraction", "switch_fraction", "kv_copy_fraction", "active_models_mean"})
     column(name, table.Numbers(name), &length);
+  if (table.Has("down_fraction")) column("down_fraction", table.Numbers("down_fraction"), &length);
   // Of the requests that arrive; folders of earlier versions have no such column.
-  const std::vector<std::string_view>& names = table.names();
-  if (std::find(names.begin(), names.end(), "service_attainment") != names.end()) {
+  if (table.Has("service_attainment")) {
     const std::vector<double> arrived = table.Numbers("arrived_requests");
     column("service_attainment", table.Numbers("service_attainment"), &arrived);
   }
@@ -223,12 +224,15 @@ Json FleetJson(const ResultsTable& table) {
   grid.Refuse(rows);
   Json pools = Json::array(), firsts = Json::array(), sizes = Json::array(), owned = Json::array();
   for (Json* list : {&pools, &firsts, &sizes, &owned}) *list = std::vector<int>(rows);
-  std::string states(rows * grid.windows * kStates.size(), '\0');
+  std::vector<std::string> kinds = kStates;
+  const bool down = table.Has(kDown);
+  if (down) kinds.push_back(kDown);
+  std::string states(rows * grid.windows * kinds.size(), '\0');
   std::vector<std::int64_t> cell_model(rows * grid.windows, -1);
   Json names = Json::array();
   std::unordered_map<std::string_view, std::int64_t> index;
-  std::array<std::vector<double>, kStates.size()> shares;
-  for (std::size_t s = 0; s < kStates.size(); ++s) shares[s] = table.Numbers(kStates[s]);
+  std::vector<std::vector<double>> shares;
+  for (const std::string& kind : kinds) shares.push_back(table.Numbers(kind));
   for (std::size_t i = 0; i < table.rows(); ++i) {
     const auto r = static_cast<std::size_t>(row[i]);
     pools[r] = std::string(pool[i]);
@@ -236,21 +240,23 @@ Json FleetJson(const ResultsTable& table) {
     sizes[r] = instances[i];
     owned[r] = gpus[i];
     const std::size_t cell = r * grid.windows + grid.At(i);
-    for (std::size_t s = 0; s < kStates.size(); ++s) {
-      if (shares[s][i] < 0 || shares[s][i] > 1.0001) table.Refuse(i, kStates[s], "a share from 0 to 1");
-      states[cell * kStates.size() + s] = ByteOf(shares[s][i], 255);
+    for (std::size_t s = 0; s < kinds.size(); ++s) {
+      if (shares[s][i] < 0 || shares[s][i] > 1.0001) table.Refuse(i, kinds[s], "a share from 0 to 1");
+      states[cell * kinds.size() + s] = ByteOf(shares[s][i], 255);
     }
     if (model[i].empty()) continue;
     const auto [at, is_new] = index.emplace(model[i], static_cast<std::int64_t>(index.size()));
     if (is_new) names.push_back(std::string(model[i]));
     cell_model[cell] = at->second;
   }
-  return Json{{"windows", grid.windows},
-              {"window_s", NumberJson(grid.window_s)},
-              {"rows", {{"pool", pools}, {"first_instance", firsts}, {"instances", sizes}, {"gpus", owned}}},
-              {"states", Base64(states)},
-              {"models", names},
-              {"cell_model", cell_model}};
+  Json json = {{"windows", grid.windows},
+               {"window_s", NumberJson(grid.window_s)},
+               {"rows", {{"pool", pools}, {"first_instance", firsts}, {"instances", sizes}, {"gpus", owned}}},
+               {"states", Base64(states)},
+               {"models", names},
+               {"cell_model", cell_model}};
+  if (down) json["down"] = true;
+  return json;
 }
 
 // ------------------------------------------------------------------------------------------------------- a folder

@@ -89,6 +89,7 @@ void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_labe
   context_ = 0;
   blocks_ = 0;
   measured_ = 0;
+  silent_ = 0;
   last_end_ = 0;
   slow_step_ = -1;
   padding_table_ = &padding;
@@ -142,11 +143,14 @@ void Batch::Join(RequestId id, RequestTable& requests, const Targets& targets) {
   context_ += r.context();
   blocks_ += (r.context() + block_tokens_ - 1) / block_tokens_;
   offset_sum_ += r.context_offset;
-  measured_ += r.measured ? 1 : 0;
+  const bool silent = r.replaying();
+  measured_ += r.measured && !silent ? 1 : 0;
   const std::int64_t* padding = padding_table_->Of(r.context_offset);
   for (std::size_t n = 0; n < padding_.size(); ++n) padding_[n] += padding[n];
-  Push(finish_, {r.output - r.generated_offset, r.stamp, id}, requests);
-  if (r.service.dirty) {
+  Push(finish_, {(silent ? r.replay : r.output) - r.generated_offset, r.stamp, id}, requests);
+  if (silent) {
+    ++silent_;
+  } else if (r.service.dirty) {
     AddLate(id, r, targets);
   } else {
     // Due time of the token of step n is key + n TBT; token number is n + generated_offset - 1.
@@ -171,14 +175,16 @@ void Batch::Leave(RequestId id, RequestTable& requests) {
   requests[last].position = r.position;
   list.pop_back();
   if (r.stepping) {
+    const bool silent = r.replaying();
+    silent_ -= silent ? 1 : 0;
     r.generated = static_cast<std::int32_t>(steps_ + r.generated_offset);
-    if (steps_ > r.joined_at) {
+    if (steps_ > r.joined_at && !silent) {
       r.last_token = last_end_;
       r.service.slow_gap = r.service.slow_gap || r.joined_at < slow_step_;
     }
     context_ -= r.context();
     offset_sum_ -= r.context_offset;
-    measured_ -= r.measured ? 1 : 0;
+    measured_ -= r.measured && !silent ? 1 : 0;
     const std::int64_t* padding = padding_table_->Of(r.context_offset);
     for (std::size_t n = 0; n < padding_.size(); ++n) padding_[n] -= padding[n];
     r.blocks = static_cast<std::int32_t>((r.context() + block_tokens_ - 1) / block_tokens_);
@@ -216,7 +222,9 @@ void Batch::Account(TimePs first, TimePs gap, TimePs slope, std::int64_t count, 
                     TokenObserver* observer) {
   if (count <= 0 || stepping.empty()) return;
   if (observer != nullptr) {
-    for (const RequestId id : stepping) observer->OnTokens(requests[id].sequence, first, gap, slope, count);
+    for (const RequestId id : stepping) {
+      if (!requests[id].replaying()) observer->OnTokens(requests[id].sequence, first, gap, slope, count);
+    }
   }
   // Pieces that lie in one window each. The gap after token j is gap + slope j.
   while (count > 0) {
@@ -233,7 +241,7 @@ void Batch::Account(TimePs first, TimePs gap, TimePs slope, std::int64_t count, 
 void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics) {
   const Targets& targets = metrics.targets(model);
   ModelMetrics& mm = metrics.model(model);
-  const std::int64_t size_now = size();
+  const std::int64_t size_now = size() - silent_;  // who is seen
 
   // Gaps before the first token: one by one for those who have just joined, together for the rest.
   std::int64_t rest = measured_;
@@ -241,7 +249,7 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
   std::int64_t fresh_count = 0;
   for (std::size_t i = 0; i < fresh_.size(); ++i) {
     Request& r = requests[fresh_[i]];
-    if (r.stamp != fresh_stamps_[i]) continue;
+    if (r.stamp != fresh_stamps_[i] || r.replaying()) continue;
     ++fresh_count;
     const TimePs wait = first - r.last_token;
     if (wait > targets.tbt) r.service.slow_gap = true;
@@ -312,7 +320,7 @@ void Batch::AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t co
   metrics.RecordTokens(model, measured_ * count, measured_ * count - measured_late);
   blocks_ = Blocks(count);
   steps_ += count;
-  context_ += size_now * count;
+  context_ += size() * count;
   last_end_ = first + Series{gap, slope}.Elapsed(count - 1);
 }
 

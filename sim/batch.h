@@ -6,6 +6,8 @@
 //   - the deadline of the token that a member gets in step n is key + n x TBT target with a key that never changes, so the order
 //     by slack is constant and one heap tells whether anyone is late at all;
 //   - while a step takes at most the TBT target, nobody's slack shrinks.
+// A member that replays (Request::replaying) steps and grows as all do, but nobody sees its tokens: it leaves with the last of
+// them, and joins anew to be seen.
 // Members that have ever been late are looked at one by one, in records that lie side by side: two comparisons each for a run
 // that is late throughout or on time throughout, else a binary search over its steps.
 //
@@ -105,13 +107,14 @@ class Batch {
     }
   }
 
-  // A member that has just made its last step, or kNone. Call until kNone after Account.
+  // A member that has just made its last step, or the last of its replay, or kNone. Call until kNone after Account.
   RequestId PopFinished(const RequestTable& requests);
 
   // But for the padding table, which is the engine's.
   void State(Archive& a, const PaddingTable& padding) {
     a(number, instance, label, model, stepping, incoming, in_steps, in_switches, in_kv, settled);
-    a(steps_, context_, incoming_context_, blocks_, measured_, last_end_, slow_step_, block_tokens_, block_shift_, padding_);
+    a(steps_, context_, incoming_context_, blocks_, measured_, silent_, last_end_, slow_step_, block_tokens_, block_shift_,
+      padding_);
     a(offset_sum_, finish_, clean_, late_, fresh_, fresh_stamps_);
     padding_table_ = &padding;
   }
@@ -146,7 +149,8 @@ class Batch {
   std::int64_t context_ = 0;
   std::int64_t incoming_context_ = 0;  // constant while they are: KV that moves does not grow
   std::int64_t blocks_ = 0;
-  std::int64_t measured_ = 0;    // measured members among stepping
+  std::int64_t measured_ = 0;    // measured members among stepping, but for silent ones
+  std::int64_t silent_ = 0;      // members among stepping that replay: nothing of theirs is delivered
   TimePs last_end_ = 0;          // when the last step ended
   std::int64_t slow_step_ = -1;  // members that joined before this step count have seen a gap above the target
   const PaddingTable* padding_table_ = nullptr;

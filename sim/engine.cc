@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -13,6 +14,12 @@
 
 namespace poolsim {
 namespace {
+
+TimePs Times(TimePs time, double factor) { return PsFromSeconds(ToSeconds(time) * factor); }
+
+Line Times(const Line& line, double factor) {
+  return {Times(line.base, factor), Times(line.per_token, factor), Times(line.per_chunk, factor)};
+}
 
 std::vector<Targets> TargetsOf(const std::vector<ModelFacts>& models) {
   std::vector<Targets> targets;
@@ -33,7 +40,8 @@ Engine::Engine(PoolSetup setup, const Prices& prices, Placement& placement, Rout
       padding_table_(setup_.block_tokens) {
   PlaceInstances(placement);
   const auto slots = static_cast<std::int64_t>(instances_.size() + links_.size());
-  events_.Resize(slots);
+  events_.Resize(slots + 1);  // the last one is for failures
+  if (outages_.next() != kNever) events_.Set(slots, outages_.next());
 }
 
 Engine::~Engine() = default;
@@ -44,17 +52,31 @@ void Engine::PlaceInstances(Placement& placement) {
   NodePacking packing(per_node);
   std::vector<std::vector<std::pair<std::int64_t, int>>> links_of_node;
   std::vector<int> lanes;
+  std::vector<NodePacking::Place> places;  // in the pool
+  std::map<NodeId, NodeId> here;           // of a part of a pool: the nodes that it has GPUs in
+  const auto take = [&](std::size_t i, std::int64_t size) {
+    if (setup_.places.empty()) {
+      places.push_back(packing.Take(size));
+      nodes_.resize(packing.nodes());
+      return places.back();
+    }
+    NodePacking::Place place = setup_.places[i];
+    places.push_back(place);
+    const auto [at, fresh] = here.insert({place.node, static_cast<NodeId>(nodes_.size())});
+    if (fresh) nodes_.resize(nodes_.size() + static_cast<std::size_t>(std::max<std::int64_t>(1, size / per_node)));
+    place.node = at->second;
+    return place;
+  };
   for (std::size_t i = 0; i < facts_.size(); ++i) {
     InstanceFacts& f = facts_[i];
     f.shape.node_gpus = static_cast<int>(per_node);
     CheckShapeOnNodes(f.shape, [this](const char* key) { return fmt::format("pool \"{}\": {}", setup_.name, key); });
     const std::int64_t size = f.shape.gpus();
     const std::int64_t in_node = std::min(size, per_node);
-    const NodePacking::Place place = packing.Take(size);
+    const NodePacking::Place place = take(i, size);
     const auto at = static_cast<std::size_t>(place.node);
     f.node = place.node;
-    nodes_.resize(packing.nodes());
-    links_of_node.resize(packing.nodes());
+    links_of_node.resize(nodes_.size());
     result_.gpus += size;
 
     Instance inst;
@@ -96,6 +118,7 @@ void Engine::PlaceInstances(Placement& placement) {
   } else {
     result_.stranded_gpus = packing.Stranded();
   }
+  if (setup_.failures.Any()) ExpectFailures(places);
   // Every model must fit wherever it may run: found out now, not in the middle of a run.
   std::vector<std::pair<ShapeId, std::int64_t>> checked;  // shapes of instances that may run everything
   for (std::size_t i = 0; i < facts_.size(); ++i) {
@@ -128,6 +151,40 @@ void Engine::PlaceInstances(Placement& placement) {
       node.cache_used += bytes;
       node.cache.push_back({static_cast<ModelId>(m), bytes});
     }
+  }
+}
+
+void Engine::ExpectFailures(const std::vector<NodePacking::Place>& places) {
+  const FailuresConfig& config = setup_.failures;
+  const std::int64_t per_node = setup_.fleet.gpus_per_node;
+  outages_ = Outages(config, setup_.failure_seed, setup_.name);
+  std::vector<std::int64_t> uplinks(links_.size(), -1);  // the number of each's first GPU
+  for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
+    Instance& inst = instances_[i];
+    const NodePacking::Place& place = places[static_cast<std::size_t>(i)];
+    const std::int64_t first_gpu = place.node * per_node + place.first_gpu;
+    const auto nodes = static_cast<NodeId>(std::max<std::int64_t>(1, inst.gpus / per_node));
+    for (NodeId n = 0; n < nodes; ++n) {
+      Node& node = nodes_[static_cast<std::size_t>(inst.node + n)];
+      node.number = place.node + n;
+      node.first = inst.node;
+      node.here.push_back(i);
+    }
+    for (std::int64_t g = first_gpu; g < first_gpu + inst.gpus; ++g) {
+      outages_.Add(FailureKind::kGpu, g, i);
+      if (IsStraggler(setup_.failure_seed, setup_.name, FailureKind::kGpu, g, config.stragglers.fraction))
+        inst.slowdown = config.stragglers.slowdown;
+    }
+    uplinks[static_cast<std::size_t>(inst.link)] = first_gpu - place.first_gpu % setup_.gpus_per_link;
+  }
+  for (std::size_t n = 0; n < nodes_.size(); ++n) {
+    outages_.Add(FailureKind::kNode, nodes_[n].number, static_cast<std::int32_t>(n));
+    outages_.Add(FailureKind::kCache, nodes_[n].number, nodes_[n].first);
+  }
+  for (std::size_t l = 0; l < links_.size(); ++l) {
+    outages_.Add(FailureKind::kLink, uplinks[l], static_cast<std::int32_t>(l));
+    if (IsStraggler(setup_.failure_seed, setup_.name, FailureKind::kLink, uplinks[l], config.stragglers.link_fraction))
+      links_[l].Slow(0, 1 / config.stragglers.link_slowdown);
   }
 }
 
@@ -175,6 +232,7 @@ void Engine::AdvanceTo(TimePs arrival) {
     const Request& r = requests_[d.id];
     return !r.live || r.sequence != d.sequence || (first_token && r.first_token != kNever) || r.cancelled;
   };
+  const std::int64_t outage = first_link + static_cast<std::int64_t>(links_.size());
   for (;;) {
     while (!first_token_deadlines_.empty() && stale(first_token_deadlines_.front(), true)) first_token_deadlines_.pop_front();
     while (!total_deadlines_.empty() && stale(total_deadlines_.front(), false)) total_deadlines_.pop_front();
@@ -183,6 +241,9 @@ void Engine::AdvanceTo(TimePs arrival) {
       if (!first_token_deadlines_.empty()) timeout = first_token_deadlines_.front().at;
       if (!total_deadlines_.empty()) timeout = std::min(timeout, total_deadlines_.front().at);
     }
+    // Failures that nothing is left for do not keep the run going, nor those that could change nothing.
+    if (arrival == kNever && (requests_.in_flight() == 0 || (events_.size() == 1 && down_ == 0 && in_force_ == 0)))
+      events_.Clear(outage);
     const TimePs event = events_.next_time();
     const TimePs next = std::min({event, timeout, arrival});
     if (next == kNever) return;
@@ -198,8 +259,10 @@ void Engine::AdvanceTo(TimePs arrival) {
       Mark(static_cast<std::uint64_t>(e.time), static_cast<std::uint64_t>(e.slot));
       if (e.slot < first_link) {
         OnInstance(static_cast<InstanceId>(e.slot));
-      } else {
+      } else if (e.slot < outage) {
         OnLink(static_cast<std::int32_t>(e.slot - first_link));
+      } else {
+        OnOutage();
       }
       events_.Done();
     } else {
@@ -233,7 +296,7 @@ void Engine::State(Archive& a) {
   if (a.reads()) batches_.resize(batches);
   for (Batch& batch : batches_) batch.State(a, padding_table_);
   a(places_, free_batches_, tickets_, free_tickets_, requests_, events_, first_token_deadlines_, total_deadlines_);
-  a(host_kv_used_, now_, next_sequence_, begun_, over_, result_, finished_, failed_);
+  a(outages_, held_, down_, in_force_, host_kv_used_, now_, next_sequence_, begun_, over_, result_, finished_, failed_);
   metrics_.State(a);
 }
 
@@ -244,33 +307,7 @@ EngineResult Engine::Finish() {
   // The horizon cuts what is running; what is done by then counts.
   if (setup_.horizon != kNever && (cut || requests_.in_flight() > 0)) now_ = setup_.horizon;
   result_.end = now_;
-  for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
-    Instance& inst = instances_[i];
-    switch (inst.phase) {
-      case Phase::kRun: {
-        const std::int64_t n = StepsByNow(inst);
-        ApplySteps(i, n);
-        inst.busy_for = batches_[inst.run.parts[n % static_cast<std::int64_t>(inst.run.parts.size())].batch].model;
-        Busy(i, Activity::kDecode, std::max(inst.phase_start, inst.last_step_end));
-        Observe(i, inst.run.mixed ? Span::Kind::kMixed : Span::Kind::kDecode, true);
-        break;
-      }
-      case Phase::kPrefill:
-        Busy(i, Activity::kPrefill, inst.phase_start);
-        Observe(i, Span::Kind::kPrefill, true);
-        break;
-      case Phase::kSwitch:
-        Busy(i, Activity::kSwitch, inst.phase_start);
-        Observe(i, Span::Kind::kSwitch, true);
-        break;
-      case Phase::kCopy:
-        Busy(i, Activity::kKvCopy, inst.phase_start);
-        Observe(i, Span::Kind::kKvCopy, true);
-        break;
-      default:
-        break;
-    }
-  }
+  for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) CutShort(i);
   if (spans_ != nullptr) {
     std::vector<const Ticket*> under_way;
     for (const Ticket& ticket : tickets_) {
@@ -387,6 +424,7 @@ void Engine::OverdueAtScheduling() {
 void Engine::RouteArrival(RequestId id) {
   Request& r = requests_[id];
   const InstanceId i = router_.RouteArrival(id, *this);
+  if (down_ > 0 && (i == kNone || (i < static_cast<InstanceId>(instances_.size()) && !instances_[i].up))) return Hold(id);
   if (i < 0 || i >= static_cast<InstanceId>(instances_.size()))
     Broken(fmt::format("request {} routed to instance {}", r.sequence, i));
   const Instance& inst = instances_[i];
@@ -395,12 +433,20 @@ void Engine::RouteArrival(RequestId id) {
   if (!f.models.empty() && !std::binary_search(f.models.begin(), f.models.end(), r.model)) {
     Broken(fmt::format("model {} may not run on instance {}", setup_.models[r.model].name, i));
   }
+  const InstanceId before = r.instance;
+  if (r.held) Release(id);
   r.instance = i;
   if (!FitsAlone(i, r)) {
-    Remove(id, r.generated == 0 ? Outcome::kKvPrompt : Outcome::kKvGrowth, false);
+    Remove(id, r.delivered() == 0 ? Outcome::kKvPrompt : Outcome::kKvGrowth, false);
     return;
   }
-  if (spans_ != nullptr && r.generated == 0) spans_->OnArrival(r.sequence, r.model, i, now_);
+  if (spans_ != nullptr) {
+    if (before == kNone) {
+      spans_->OnArrival(r.sequence, r.model, i, now_);
+    } else {
+      spans_->OnRerouted(r.sequence, before, i, now_);
+    }
+  }
   QueueAt(id, i);
 }
 
@@ -530,7 +576,8 @@ bool Engine::StartPrefill(InstanceId i, Grant& grant) {
   }
   if (inst.kv_used > inst.kv_capacity) Broken(fmt::format("prefill on instance {} needs more KV memory than is free", i));
   SetPhase(i, Phase::kPrefill);
-  events_.Set(i, now_ + prices_.Prefill(model, inst.shape, static_cast<std::int64_t>(grant.requests.size()), sum, squares));
+  const TimePs time = prices_.Prefill(model, inst.shape, static_cast<std::int64_t>(grant.requests.size()), sum, squares);
+  events_.Set(i, now_ + (inst.slowdown == 1 ? time : Times(time, inst.slowdown)));
   return true;
 }
 
@@ -560,10 +607,14 @@ void Engine::Token(RequestId id) {
     Remove(id, Outcome::kTimeout, false);
     return;
   }
-  if (observer_ != nullptr) observer_->OnTokens(r.sequence, now_, 0, 0, 1);
-  if (r.generated == 0) r.spent.prefill_wait = now_ - r.arrival - r.spent.prefill - r.spent.switching;
-  if (spans_ != nullptr && r.generated == 0) spans_->OnFirstToken(r.sequence, r.instance, now_);
-  metrics_.Token(r, now_);
+  if (r.replaying()) {
+    ++r.generated;
+  } else {
+    if (observer_ != nullptr) observer_->OnTokens(r.sequence, now_, 0, 0, 1);
+    if (r.generated == 0) r.spent.prefill_wait = now_ - r.arrival - r.spent.prefill - r.spent.switching;
+    if (spans_ != nullptr && r.generated == 0) spans_->OnFirstToken(r.sequence, r.instance, now_);
+    metrics_.Token(r, now_);
+  }
   if (r.generated == r.output) {
     Remove(id, Outcome::kFinished, true);
   } else if (inst.role == Role::kPrefill) {
@@ -868,6 +919,10 @@ void Engine::BeginSegment(InstanceId i) {
     Batch& batch = batches_[part.batch];
     const StepPrice& price = run.mixed ? run.mixed_price : prices_.Decode(batch.model, inst.shape, batch.size());
     Line upper = price.a, lower = price.b;
+    if (inst.slowdown != 1) {
+      upper = Times(upper, inst.slowdown);
+      lower = Times(lower, inst.slowdown);
+    }
     const auto slope = [&](const Line& line) { return line.per_token * batch.size() + line.per_chunk; };
     TimePs high = upper.At(batch.context(), run.steps_before), low = lower.At(batch.context(), run.steps_before);
     if (low > high || (low == high && slope(lower) > slope(upper))) {
@@ -987,6 +1042,12 @@ void Engine::FinishRun(InstanceId i) {
     for (;;) {
       const RequestId id = batches_[part.batch].PopFinished(requests_);
       if (id == kNone) break;
+      if (requests_[id].replaying()) {
+        // All that was delivered before has come again.
+        batches_[part.batch].Leave(id, requests_);
+        Join(batches_[part.batch], id);
+        continue;
+      }
       if (requests_[id].cancelled) --inst.cancelled;
       Remove(id, Outcome::kFinished, true);
     }
@@ -1069,7 +1130,7 @@ Engine::WeightsAt Engine::TakeWeights(InstanceId i, ModelId m) {
   }
   ++counts.cache_misses;
   counts.bytes[static_cast<std::size_t>(setup_.backing)] += per_gpu * inst.gpus;
-  if (bytes <= setup_.host_cache_bytes) {
+  if (bytes <= setup_.host_cache_bytes && node.cache_down == 0) {
     while (node.cache_used + bytes > setup_.host_cache_bytes) {
       node.cache_used -= node.cache.front().bytes;
       node.cache.erase(node.cache.begin());
@@ -1205,6 +1266,11 @@ void Engine::FinishSwitch(InstanceId i) {
   metrics_.SwitchEnded(now_ - inst.phase_start, inst.switch_engine_init, inst.switch_copy);
   Busy(i, Activity::kSwitch, inst.phase_start);
   Observe(i, Span::Kind::kSwitch);
+  if (inst.reload != kNone) {
+    ++inst.reload;
+    Reload(i);
+    return RouteHeld();
+  }
   Dispatch(i);
 }
 
@@ -1403,7 +1469,11 @@ void Engine::RouteToDecode(RequestId id) {
     if (!r.live || r.sequence != sequence) return;
   }
   const InstanceId from = r.instance;
-  const InstanceId to = router_.RouteHandover(id, *this);
+  // An instance that does both is asked for as at an arrival, by one whose own has failed.
+  const bool both = instances_[from].role == Role::kBoth;
+  const InstanceId to = both ? router_.RouteArrival(id, *this) : router_.RouteHandover(id, *this);
+  if (down_ > 0 && (to == kNone || (to < static_cast<InstanceId>(instances_.size()) && !instances_[to].up))) return Hold(id);
+  if (r.held) Release(id);
   if (to < 0 || to >= static_cast<InstanceId>(instances_.size()) || instances_[to].role == Role::kPrefill) {
     Broken(fmt::format("request {} handed over to instance {}", r.sequence, to));
   }
@@ -1527,9 +1597,9 @@ void Engine::FinishTicket(std::int64_t number) {
 
 void Engine::Detach(RequestId id) {
   Request& r = requests_[id];
-  Instance& inst = instances_[r.instance];
   Place place = r.kv == KvPlace::kGpu ? Place::kGpu : r.kv == KvPlace::kHost ? Place::kHost : Place::kLeaving;
   if (r.kv == KvPlace::kNowhere && !r.stepping) return;
+  Instance& inst = instances_[r.instance];
   if (r.batch != kNone) {
     const std::int32_t number = r.batch;
     if (r.stepping) place = places_[number];
@@ -1563,6 +1633,11 @@ void Engine::Remove(RequestId id, Outcome outcome, bool known_to_policy) {
 
 void Engine::Cancel(RequestId id) {
   Request& r = requests_[id];
+  if (r.held) {
+    Release(id);
+    Remove(id, Outcome::kTimeout, false);
+    return;
+  }
   Instance& inst = instances_[r.instance];
   const auto in_run = [&] {
     if (inst.phase != Phase::kRun || !r.stepping) return false;
@@ -1585,6 +1660,317 @@ void Engine::Cancel(RequestId id) {
     Dispatch(i);
   } else if (inst.phase == Phase::kRun) {
     Truncate(i);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ failures
+
+void Engine::OnOutage() {
+  const Outages::Event e = outages_.Take();
+  Mark(static_cast<std::uint64_t>(e.kind) << 8 | static_cast<std::uint64_t>(e.change), static_cast<std::uint64_t>(e.index));
+  const bool down = e.change == Outages::Change::kDown;
+  in_force_ += down ? 1 : e.change == Outages::Change::kUp ? -1 : 0;
+  if (down && (e.kind == FailureKind::kCache || e.kind == FailureKind::kLink))
+    ++metrics_.failures.failures[static_cast<std::size_t>(e.kind)];
+  switch (e.kind) {
+    case FailureKind::kGpu:
+      down ? Fault(e.index, e.kind) : Mend(e.index);
+      break;
+    case FailureKind::kNode:
+    case FailureKind::kDrain: {
+      Node& node = nodes_[static_cast<std::size_t>(e.index)];
+      if (down) {
+        Empty(nodes_[static_cast<std::size_t>(node.first)]);
+        // KV there of requests that wait for a place.
+        const std::vector<RequestId> held = held_;
+        for (const RequestId id : held) {
+          const Request& r = requests_[id];
+          if (r.kv == KvPlace::kHost && std::find(node.here.begin(), node.here.end(), r.instance) != node.here.end())
+            Hit(id, r.context());
+        }
+      }
+      for (const InstanceId i : node.here) {
+        if (e.change == Outages::Change::kDrain) {
+          Drain(i);
+        } else {
+          down ? Fault(i, e.kind) : Mend(i);
+        }
+      }
+      break;
+    }
+    case FailureKind::kCache: {
+      Node& node = nodes_[static_cast<std::size_t>(e.index)];
+      node.cache_down += down ? 1 : -1;
+      if (down) Empty(node);
+      break;
+    }
+    case FailureKind::kLink: {
+      const double factor = setup_.failures.links.factor;
+      Link& link = links_[static_cast<std::size_t>(e.index)];
+      link.Outage(now_, down, factor);
+      SetLinkEvent(e.index);
+      break;
+    }
+  }
+  RouteHeld();
+  const auto slot = static_cast<std::int64_t>(instances_.size() + links_.size());
+  if (outages_.next() != kNever) events_.Set(slot, outages_.next());
+}
+
+void Engine::Empty(Node& node) {
+  node.cache.clear();
+  node.cache_used = 0;
+}
+
+void Engine::Fault(InstanceId i, FailureKind kind) {
+  Instance& inst = instances_[i];
+  if (kind == FailureKind::kDrain) --inst.draining;
+  ++metrics_.failures.failures[static_cast<std::size_t>(kind)];
+  if (inst.faults++ > 0) return;
+  Abandon(i, kind != FailureKind::kGpu);
+  UpdateUp(i);
+}
+
+// The instance stops here: what is on its GPUs is lost, and what its requests have on the host too when that goes with it. All
+// leave the policy's books of the instance before any is routed anew.
+void Engine::Abandon(InstanceId i, bool host) {
+  Instance& inst = instances_[i];
+  CutShort(i);
+  events_.Clear(i);
+  SetPhase(i, Phase::kDown);
+  CancelTransfers(i);
+  for (const RequestId id : RequestsAt(i)) {
+    Request& r = requests_[id];
+    // Who gave up in a prefill is known to nobody, and who was on the way to a decode instance neither.
+    const bool handed_over = inst.role == Role::kPrefill && !r.executing && r.prefilled == 0 && r.kv == KvPlace::kGpu;
+    const bool known = !handed_over && !(r.executing && r.cancelled);
+    const bool hit = OnGpu(r) || (host && OnHost(r));
+    const bool in_prefill = r.executing || r.prefilled > 0;
+    r.executing = false;
+    LeaveInstance(id);
+    if (known) scheduler_.OnRemoved(id, i, *this);
+    if (r.cancelled) {
+      Remove(id, Outcome::kTimeout, false);
+      continue;
+    }
+    Hold(id);
+    if (hit) {
+      Hit(id, in_prefill ? r.prefilled : r.context());
+    } else {
+      ++metrics_.failures.moved;
+    }
+  }
+  inst.cancelled = 0;
+  if (inst.kv_used != 0) Broken(fmt::format("I1: KV is left on instance {}, which has failed", i));
+  SetResident(i, {});
+  inst.loaded = kNone;
+  inst.prefetched = kNone;
+  inst.prefetch_ready = false;
+  inst.prefetch_ticket = -1;
+  inst.switch_waits_for_prefetch = false;
+  inst.switch_loads_after_timer = false;
+  inst.switched_to = kNone;
+  inst.switch_asked = kNone;
+  inst.step_time_since_switch = 0;
+  inst.last_run_time = 0;
+  inst.last_run_label = kNone;
+  inst.reload = kNone;
+}
+
+void Engine::Mend(InstanceId i) {
+  Instance& inst = instances_[i];
+  if (--inst.faults > 0) return;
+  CutShort(i);
+  SetPhase(i, Phase::kBetween);
+  inst.reload = facts_[i].pinned ? 0 : static_cast<std::int32_t>(facts_[i].resident.size());
+  Reload(i);
+}
+
+// Weights that are pinned come back one model after the other; then, or at once without any, the instance is up. They count as
+// switches.
+void Engine::Reload(InstanceId i) {
+  Instance& inst = instances_[i];
+  const std::vector<ModelId>& resident = facts_[i].resident;
+  if (inst.reload < static_cast<std::int32_t>(resident.size())) {
+    const ModelId m = resident[static_cast<std::size_t>(inst.reload)];
+    inst.busy_for = m;
+    inst.switch_source = TierOf(i, m);
+    inst.switch_earliest_end = now_;
+    inst.switch_engine_init = 0;
+    inst.switch_copy = 0;
+    metrics_.Switch(m, inst.switch_source, now_);
+    metrics_.weight_bytes_moved += prices_.WeightBytes(m, inst.shape) * inst.gpus;
+    SetPhase(i, Phase::kSwitch);
+    SendWeights(i, m, TakeWeights(i, m), NewTicket(Ticket::Kind::kWeights, i, m), false);
+    return;
+  }
+  inst.reload = kNone;
+  if (facts_[i].pinned) {
+    SetResident(i, resident);
+    inst.loaded = resident.front();
+  }
+  UpdateUp(i);
+  Dispatch(i);
+}
+
+// No new requests; what has not begun to run, or has its KV on the host, goes elsewhere.
+void Engine::Drain(InstanceId i) {
+  Instance& inst = instances_[i];
+  ++inst.draining;
+  for (const RequestId id : RequestsAt(i)) {
+    const Request& r = requests_[id];
+    const bool waits = OnHost(r) || (!r.stepping && r.kv == KvPlace::kNowhere);
+    if (!waits || r.executing || r.cancelled) continue;
+    LeaveInstance(id);
+    scheduler_.OnRemoved(id, i, *this);
+    Hold(id);
+    ++metrics_.failures.moved;
+  }
+  UpdateUp(i);
+  if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) Dispatch(i);
+}
+
+void Engine::UpdateUp(InstanceId i) {
+  Instance& inst = instances_[i];
+  const bool up = inst.faults == 0 && inst.draining == 0 && inst.reload == kNone;
+  if (up == inst.up) return;
+  inst.up = up;
+  down_ += up ? -1 : 1;
+  if (up) {
+    scheduler_.OnUp(i, *this);
+  } else {
+    scheduler_.OnDown(i, *this);
+  }
+}
+
+void Engine::CutShort(InstanceId i) {
+  Instance& inst = instances_[i];
+  switch (inst.phase) {
+    case Phase::kRun: {
+      const std::int64_t n = StepsByNow(inst);
+      ApplySteps(i, n);
+      inst.busy_for = batches_[inst.run.parts[n % static_cast<std::int64_t>(inst.run.parts.size())].batch].model;
+      Busy(i, Activity::kDecode, std::max(inst.phase_start, inst.last_step_end));
+      Observe(i, inst.run.mixed ? Span::Kind::kMixed : Span::Kind::kDecode, true);
+      break;
+    }
+    case Phase::kPrefill:
+      Busy(i, Activity::kPrefill, inst.phase_start);
+      Observe(i, Span::Kind::kPrefill, true);
+      break;
+    case Phase::kSwitch:
+      Busy(i, Activity::kSwitch, inst.phase_start);
+      Observe(i, Span::Kind::kSwitch, true);
+      break;
+    case Phase::kCopy:
+      Busy(i, Activity::kKvCopy, inst.phase_start);
+      Observe(i, Span::Kind::kKvCopy, true);
+      break;
+    case Phase::kDown:
+      metrics_.Busy(Activity::kDown, inst.phase_start, now_, inst.gpus);
+      metrics_.RecordBusy(i, Activity::kDown, inst.phase_start, now_, inst.gpus, kNone);
+      break;
+    default:
+      break;
+  }
+}
+
+// KV that was on its way is where it was before: its copy there is whole.
+void Engine::CancelTransfers(InstanceId i) {
+  Instance& inst = instances_[i];
+  for (std::int64_t number = 0; number < static_cast<std::int64_t>(tickets_.size()); ++number) {
+    Ticket& ticket = tickets_[number];
+    if (ticket.kind == Ticket::Kind::kFree || ticket.instance != i) continue;
+    links_[inst.link].Cancel(now_, number);
+    if (spans_ != nullptr) Observe(ticket, true, false);
+    const bool in = ticket.kind == Ticket::Kind::kIn;
+    for (const auto& [batch, bytes] : ticket.batches) {
+      const std::int64_t left = batches_[batch].Blocks() * BlockBytes(inst, batches_[batch].model);
+      inst.kv_used -= in ? bytes : bytes - left;
+      host_kv_used_ -= (in ? bytes - left : bytes) * inst.gpus;
+      places_[batch] = in ? Place::kHost : Place::kGpu;
+      Retire(batch);
+    }
+    for (const MovingRequest& m : ticket.requests) {
+      Request& r = requests_[m.id];
+      const bool there = r.live && r.stamp == m.stamp;
+      if (in || !there) inst.kv_used -= m.bytes;
+      if (!in || !there) host_kv_used_ -= m.bytes * inst.gpus;
+      if (there) r.kv = in ? KvPlace::kHost : KvPlace::kGpu;
+    }
+    ticket.kind = Ticket::Kind::kFree;
+    free_tickets_.push_back(number);
+  }
+  inst.leaving = 0;
+  inst.coming = 0;
+  UpdateLink(inst.link);
+}
+
+std::vector<RequestId> Engine::RequestsAt(InstanceId i) const {
+  std::vector<RequestId> ids;
+  for (RequestId id = 0; id < static_cast<RequestId>(requests_.slots()); ++id) {
+    if (requests_[id].live && requests_[id].instance == i && !requests_[id].held) ids.push_back(id);
+  }
+  std::sort(ids.begin(), ids.end(), [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
+  return ids;
+}
+
+void Engine::LeaveInstance(RequestId id) {
+  Request& r = requests_[id];
+  if (r.batch == kNone) return;
+  const std::int32_t number = r.batch;
+  if (r.stepping) r.kv = OnGpu(r) ? KvPlace::kGpu : KvPlace::kHost;
+  batches_[number].Leave(id, requests_);
+  Retire(number);
+}
+
+// The KV of a request that is held is gone with what held it.
+void Engine::Hit(RequestId id, std::int64_t computed) {
+  Request& r = requests_[id];
+  const FailuresConfig& config = setup_.failures;
+  FailureMetrics& counts = metrics_.failures;
+  ++counts.hit;
+  Detach(id);
+  r.prefilled = 0;
+  if (config.in_flight == "lost" || r.retries == config.max_retries) {
+    ++counts.lost;
+    Release(id);
+    Remove(id, Outcome::kLost, false);
+    return;
+  }
+  ++r.retries;
+  ++counts.retried;
+  counts.recomputed += computed;
+  if (config.in_flight == "recompute") return;
+  r.replay = r.delivered();
+  r.generated = 0;
+}
+
+void Engine::Hold(RequestId id) {
+  if (requests_[id].held) return;
+  requests_[id].held = true;
+  held_.push_back(id);
+}
+
+void Engine::Release(RequestId id) {
+  requests_[id].held = false;
+  std::erase(held_, id);
+}
+
+// Whoever finds a place goes there, in order of arrival.
+void Engine::RouteHeld() {
+  if (held_.empty()) return;
+  std::vector<RequestId> waiting = held_;
+  std::sort(waiting.begin(), waiting.end(),
+            [this](RequestId a, RequestId b) { return requests_[a].sequence < requests_[b].sequence; });
+  for (const RequestId id : waiting) {
+    const Request& r = requests_[id];
+    if (!r.live || !r.held) continue;  // gave up meanwhile
+    if (r.kv == KvPlace::kHost) {
+      RouteToDecode(id);
+    } else {
+      RouteArrival(id);
+    }
   }
 }
 
@@ -1677,7 +2063,7 @@ bool Engine::resident(InstanceId i, ModelId m) const {
 
 bool Engine::busy(InstanceId i) const {
   const Phase p = instances_[i].phase;
-  return p != Phase::kIdle && p != Phase::kWait;
+  return p != Phase::kIdle && p != Phase::kWait && p != Phase::kDown;
 }
 
 BatchView Engine::batch(InstanceId i, int label) const {
@@ -1865,7 +2251,7 @@ void Engine::CheckEnd() const {
   for (std::size_t i = 0; i < instances_.size(); ++i) {
     if (instances_[i].busy > result_.end) Broken(fmt::format("I5: instance {} was busy for longer than it was owned", i));
   }
-  if (setup_.horizon == kNever) {
+  if (setup_.horizon == kNever && held_.empty()) {
     if (result_.unfinished != 0)
       Broken(fmt::format("I3: {} requests were left behind with nothing to wait for", result_.unfinished));
     if (host_kv_used_ != 0) Broken("I2: KV is left on the hosts after the last request");

@@ -3,8 +3,8 @@
 // One event per grant, not per token: a run of decode steps is a closed form (series.h), and what may end it early (a completion,
 // KV memory, the quota, the crossing of two price lines, a request that joins) is found by solving for the step.
 //
-// Order of simultaneous events: instances by number, links by number, client timeouts, arrivals. A step that ends at t is done
-// for everything else that happens at t, and the next step has begun.
+// Order of simultaneous events: instances by number, links by number, failures, client timeouts, arrivals. A step that ends at t
+// is done for everything else that happens at t, and the next step has begun.
 //
 // Numbered invariants (checked at every event with `check`, and at the end always):
 //   I1  0 <= KV bytes on an instance <= its capacity, and they are the sum of its requests' blocks
@@ -24,8 +24,10 @@
 
 #include "sim/batch.h"
 #include "sim/event_queue.h"
+#include "sim/failures.h"
 #include "sim/link.h"
 #include "sim/metrics.h"
+#include "sim/nodes.h"
 #include "sim/policy.h"
 #include "sim/prices.h"
 #include "sim/request.h"
@@ -67,6 +69,10 @@ struct PoolSetup {
   TimePs first_token_timeout = kNever;
   TimePs total_timeout = kNever;
   bool exact_timeouts = true;
+
+  FailuresConfig failures;
+  std::uint64_t failure_seed = 1;
+  std::vector<NodePacking::Place> places;  // of a part of a pool: where its instances lie in it; empty: node by node
 
   TimePs warmup = 0;
   TimePs window = 60 * kPsPerSecond;
@@ -119,6 +125,8 @@ class Engine final : public ClusterView, public Oracle {
   ModelId loaded(InstanceId i) const override { return instances_[i].loaded; }
   bool resident(InstanceId i, ModelId m) const override;
   bool busy(InstanceId i) const override;
+  bool up(InstanceId i) const override { return instances_[i].up; }
+  std::int64_t down() const override { return down_; }
   BatchView batch(InstanceId i, int label) const override;
   bool on_gpu(InstanceId i, int label) const override;
   std::int64_t kv_capacity_tokens(InstanceId i, ModelId m) const override;
@@ -133,7 +141,7 @@ class Engine final : public ClusterView, public Oracle {
 
  private:
   enum class Room : std::uint8_t { kThere, kWait, kAskAgain };
-  enum class Phase : std::uint8_t { kIdle, kWait, kBetween, kPrefill, kRun, kSwitch, kCopy };
+  enum class Phase : std::uint8_t { kIdle, kWait, kBetween, kPrefill, kRun, kSwitch, kCopy, kDown };
   enum class Place : std::uint8_t { kGpu, kLeaving, kHost, kComing };  // of a batch's stepping members
 
   // A batch's share in a run: its step j takes a + d j while price_a (or price_b) is the larger line.
@@ -180,8 +188,13 @@ class Engine final : public ClusterView, public Oracle {
     int lane = 0;
     Role role = Role::kBoth;
     Phase phase = Phase::kIdle;
-    ModelId busy_for = kNone;    // whom a prefill, switch or wait for KV is for; a run says it part by part
-    std::int64_t cancelled = 0;  // requests that gave up while they were executing or stepping here
+    bool up = true;               // takes requests
+    std::int32_t faults = 0;      // what keeps it down: GPUs, nodes, maintenance
+    std::int32_t draining = 0;    // drains that have begun, before they take it down
+    std::int32_t reload = kNone;  // pinned: which of its weights comes back after a failure
+    double slowdown = 1;          // of its steps
+    ModelId busy_for = kNone;     // whom a prefill, switch or wait for KV is for; a run says it part by part
+    std::int64_t cancelled = 0;   // requests that gave up while they were executing or stepping here
     TimePs phase_start = 0;
     ModelId loaded = kNone;
     std::vector<ModelId> resident;
@@ -213,7 +226,8 @@ class Engine final : public ClusterView, public Oracle {
     std::vector<std::int32_t> labels;  // batch numbers by label; kNone: none
     // But for its place in the fleet.
     void State(Archive& a) {
-      a(phase, busy_for, cancelled, phase_start, loaded, resident, prefetched, prefetch_ready, prefetch_ticket);
+      a(up, faults, draining, reload, phase, busy_for, cancelled, phase_start, loaded, resident, prefetched, prefetch_ready,
+        prefetch_ticket);
       a(switch_waits_for_prefetch, switch_loads_after_timer, switch_earliest_end, switch_engine_init, switch_copy, switch_source);
       a(switched_to, switch_began, switch_ended, switch_asked, kv_used, kv_capacity, leaving, coming, last_step_end);
       a(last_run_time, last_run_label, step_time_since_switch, busy, run, grant, labels);
@@ -226,11 +240,15 @@ class Engine final : public ClusterView, public Oracle {
   // An instance larger than a node has its nodes to itself, so that their caches always hold the same models, each of them its
   // own GPUs' share: the instance's first node stands for all.
   struct Node {
+    NodeId number = 0;             // in the pool
+    NodeId first = 0;              // of the nodes of an instance that takes several, whose cache stands for all
+    std::int32_t cache_down = 0;   // failures of its cache that are not over
+    std::vector<InstanceId> here;  // that have GPUs here; empty without failures
     std::int64_t cache_used = 0;
     std::vector<CacheEntry> cache;  // least recently loaded first
     std::vector<std::int32_t> links;
     TierRates loading{};  // GPUs
-    void State(Archive& a) { a(cache_used, cache, loading); }
+    void State(Archive& a) { a(cache_down, cache_used, cache, loading); }
   };
   struct WeightsAt {
     Tier tier;
@@ -258,6 +276,7 @@ class Engine final : public ClusterView, public Oracle {
   };
   // Set-up.
   void PlaceInstances(Placement& placement);
+  void ExpectFailures(const std::vector<NodePacking::Place>& places);
   [[noreturn]] void ThrowTooLarge(const std::vector<ModelId>& models, const Instance& inst) const;
   // The loop.
   void Begin();
@@ -303,6 +322,25 @@ class Engine final : public ClusterView, public Oracle {
   void RouteToDecode(RequestId id);
   void FinishTicket(std::int64_t number);
   std::int64_t NewTicket(Ticket::Kind kind, InstanceId i, ModelId m);
+  // Failures.
+  void OnOutage();
+  void Fault(InstanceId i, FailureKind kind);
+  void Mend(InstanceId i);
+  void Drain(InstanceId i);
+  void Reload(InstanceId i);
+  void Empty(Node& node);       // of weights
+  void CutShort(InstanceId i);  // what it is doing counts until now
+  void CancelTransfers(InstanceId i);
+  void Abandon(InstanceId i, bool host);
+  bool OnGpu(const Request& r) const { return r.stepping ? places_[r.batch] == Place::kGpu : r.kv == KvPlace::kGpu; }
+  bool OnHost(const Request& r) const { return r.stepping ? places_[r.batch] == Place::kHost : r.kv == KvPlace::kHost; }
+  std::vector<RequestId> RequestsAt(InstanceId i) const;  // in order of arrival, but for those that are held
+  void LeaveInstance(RequestId id);                       // with the KV that it has on the host
+  void Hit(RequestId id, std::int64_t computed);          // tokens whose KV it had
+  void Hold(RequestId id);
+  void Release(RequestId id);
+  void RouteHeld();
+  void UpdateUp(InstanceId i);
   // Requests.
   bool FitsAlone(InstanceId i, const Request& r) const;
   void QueueAt(RequestId id, InstanceId i);
@@ -374,6 +412,10 @@ class Engine final : public ClusterView, public Oracle {
   std::vector<std::int64_t> free_tickets_;
   RequestTable requests_;
   EventQueue events_;
+  Outages outages_;
+  std::vector<RequestId> held_;  // that no instance takes which is up
+  std::int64_t down_ = 0;        // instances that take no requests
+  std::int64_t in_force_ = 0;    // outages that are not over
   std::deque<Deadline> first_token_deadlines_;
   std::deque<Deadline> total_deadlines_;
   std::int64_t host_kv_used_ = 0;

@@ -34,12 +34,15 @@ std::int64_t DivideUp(__int128 a, std::int64_t b) {
 void Link::Reprice() {
   std::int64_t active[2] = {0, 0};
   for (std::size_t i = 0; i < lanes_.size(); ++i) active[i & 1] += lanes_[i].queue.empty() ? 0 : 1;
+  const double left = slow_ * (outages_ > 0 ? outage_share_ : 1);
   next_end_ = kNever;
   loading_ = {};
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
     if (lanes_[i].queue.empty()) continue;
     Transfer& t = lanes_[i].queue.front();
-    std::int64_t rate = std::min(t.cap, config_.rate[i & 1] / active[i & 1]);
+    std::int64_t rate = config_.rate[i & 1] / active[i & 1];
+    if (left != 1) rate = static_cast<std::int64_t>(static_cast<double>(rate) * left);
+    rate = std::min(t.cap, rate);
     if (t.tier != Tier::kNotWeights) {
       loading_[static_cast<std::size_t>(t.tier)] += t.gpus;
       rate = std::min(rate, shares_[static_cast<std::size_t>(t.tier)]);
@@ -78,6 +81,19 @@ std::int64_t Link::PopFinished(TimePs now) {
 void Link::Cancel(TimePs now, std::int64_t ticket) {
   Advance(now);
   for (Lane& lane : lanes_) std::erase_if(lane.queue, [ticket](const Transfer& t) { return t.ticket == ticket; });
+  Reprice();
+}
+
+void Link::Slow(TimePs now, double share) {
+  Advance(now);
+  slow_ = share;
+  Reprice();
+}
+
+void Link::Outage(TimePs now, bool begins, double share) {
+  Advance(now);
+  outages_ += begins ? 1 : -1;
+  outage_share_ = share;
   Reprice();
 }
 

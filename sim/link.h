@@ -59,12 +59,16 @@ class Link {
     told_ = loading_;
     return change;
   }
+  // A share of the rate is left for good, or while an outage lasts; outages may overlap.
+  void Slow(TimePs now, double share);
+  void Outage(TimePs now, bool begins, double share);
+
   // What a load can come in by at most.
   std::int64_t rate_in() const { return config_.rate[0]; }
   // From `now` on a GPU gets at most shares[t] bytes/s from tier t. Returns whether that changes any transfer's rate.
   bool SetShares(TimePs now, const TierRates& shares);
 
-  void State(Archive& a) { a(lanes_, shares_, loading_, told_, now_, next_end_); }
+  void State(Archive& a) { a(lanes_, shares_, loading_, told_, now_, next_end_, slow_, outage_share_, outages_); }
 
   std::int64_t pending(int lane, Direction direction) const {
     return static_cast<std::int64_t>(lanes_[Index(lane, direction)].queue.size());
@@ -92,6 +96,9 @@ class Link {
   void Reprice();
 
   Config config_;
+  double slow_ = 1;  // shares of the rate that are left
+  double outage_share_ = 1;
+  int outages_ = 0;
   std::vector<Lane> lanes_;
   TierRates shares_{kUnlimited, kUnlimited, kUnlimited};
   TierRates loading_{};

@@ -21,6 +21,8 @@ const char* OutcomeName(Outcome outcome) {
       return "kv_prompt";
     case Outcome::kKvGrowth:
       return "kv_growth";
+    case Outcome::kLost:
+      return "lost";
   }
   return "?";
 }
@@ -48,6 +50,15 @@ void KvHeld::Merge(const KvHeld& o) {
   tokens += o.tokens;
   blocks += o.blocks;
   slabs += o.slabs;
+}
+
+void FailureMetrics::Merge(const FailureMetrics& o) {
+  for (int i = 0; i < kFailureKinds; ++i) failures[i] += o.failures[i];
+  hit += o.hit;
+  retried += o.retried;
+  lost += o.lost;
+  recomputed += o.recomputed;
+  moved += o.moved;
 }
 
 void MergeWindows(const std::vector<Window>& from, std::vector<Window>& into) {
@@ -163,8 +174,8 @@ void Metrics::Leave(const Request& r, TimePs now) {
   if (!r.measured) return;
   ModelMetrics& m = models_[r.model];
   ++m.outcomes[static_cast<std::size_t>(r.outcome)];
-  m.output_tokens += r.generated;
-  m.on_time_tokens += r.generated - r.service.late_tokens;
+  m.output_tokens += r.delivered();
+  m.on_time_tokens += r.delivered() - r.service.late_tokens;
   if (!finished) return;
   m.service += service;
   if (r.service.late_tokens == 0) ++m.on_time_requests;

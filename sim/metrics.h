@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "sim/archive.h"
+#include "sim/failures.h"
 #include "sim/histogram.h"
 #include "sim/link.h"
 #include "sim/record.h"
@@ -116,6 +117,18 @@ struct SwitchMetrics {
   }
 };
 
+// What failures did to a pool, the warm-up's included; Activity::kDown is the time.
+struct FailureMetrics {
+  std::array<std::int64_t, kFailureKinds> failures{};  // kGpu, kNode, kDrain: instances that each took down; of parts of a pool
+                                                       // kCache and kLink count in each that has a share in them
+  std::int64_t hit = 0;                                // times that a request lost its KV, or was being prefilled
+  std::int64_t retried = 0;                            // of them: done again
+  std::int64_t lost = 0;                               // of them: failed
+  std::int64_t recomputed = 0;                         // tokens whose KV was lost and that are computed again
+  std::int64_t moved = 0;                              // requests that waited, or had their KV on a host, and went elsewhere
+  void Merge(const FailureMetrics& other);
+};
+
 struct Window {
   std::int64_t arrived = 0;
   ShareSum service;  // of these, those that finished, then or later
@@ -167,7 +180,8 @@ class Metrics {
   std::unique_ptr<Record> TakeRecord() { return std::move(record_); }
   // But for what it is set up with. A record must be kept already where one was.
   void State(Archive& a) {
-    a(activity, switching, kv_held, weight_bytes_moved, kv_bytes_moved, active_model_time, models_, in_system_, windows_);
+    a(activity, switching, failures, kv_held, weight_bytes_moved, kv_bytes_moved, active_model_time, models_, in_system_,
+      windows_);
     a(recent_begin_, recent_end_, recent_, active_models_, active_since_);
     if (record_ != nullptr) record_->State(a);
   }
@@ -177,6 +191,7 @@ class Metrics {
   std::array<GpuTime, kActivities> activity{};  // summed over GPUs, the whole run
   SwitchMetrics switching;
   KvHeld kv_held;
+  FailureMetrics failures;
   std::int64_t weight_bytes_moved = 0;
   std::int64_t kv_bytes_moved = 0;
   __int128 active_model_time = 0;

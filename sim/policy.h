@@ -104,7 +104,7 @@ struct RequestView {
   ModelId model = kNone;
   TimePs arrival = 0;
   std::int32_t prompt_tokens = 0;
-  std::int32_t generated = 0;  // tokens delivered so far
+  std::int32_t generated = 0;  // tokens so far; of one that is retried after a failure, since then
   std::int32_t prefilled = 0;  // chunked prefill: tokens whose KV is there
   KvPlace kv = KvPlace::kNowhere;
   std::int64_t context() const { return std::int64_t{prompt_tokens} + generated; }
@@ -131,6 +131,9 @@ class ClusterView {
   // Weights on the GPU: loaded or kept beside it. A prefetched model is not resident yet.
   virtual bool resident(InstanceId i, ModelId m) const = 0;
   virtual bool busy(InstanceId i) const = 0;
+  // Whether the instance takes requests: it has not failed and is not being drained. And how many do not.
+  virtual bool up(InstanceId) const { return true; }
+  virtual std::int64_t down() const { return 0; }
   virtual BatchView batch(InstanceId i, int label) const = 0;
   // Whether at least one member's KV is on the GPU. Looks at the members one by one, which `batch` does not.
   virtual bool on_gpu(InstanceId i, int label) const = 0;
@@ -161,9 +164,12 @@ class Router {
  public:
   virtual ~Router() = default;
   // Where an arriving request is prefilled: an instance with role both or prefill that may run the model. Also called for a
-  // request that lost its KV on an instance that cannot prefill.
+  // request that lost its KV on an instance that cannot prefill, and for one whose instance has failed or is drained (of role
+  // both also when its KV is on the host, ready to decode). While some instance is not up it may be kNone, or one that is not up:
+  // the request then waits with the engine, and is asked for again when anything comes up.
   virtual InstanceId RouteArrival(RequestId r, const ClusterView& view) = 0;
-  // Where a request decodes after its prefill on an instance with role prefill. Called when its KV has left that GPU.
+  // Where a request decodes after its prefill on an instance with role prefill. Called when its KV has left that GPU, and when
+  // its decode instance has failed or is drained and its KV is on the host. The same holds where nothing suitable is up.
   virtual InstanceId RouteHandover(RequestId, const ClusterView&) { return kNone; }
 };
 
@@ -251,18 +257,23 @@ struct Grant {
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
-  // Request r is now at instance i: to be prefilled (kv nowhere), or ready to decode (kv on the host).
+  // Request r is now at instance i: to be prefilled (kv nowhere), or ready to decode (kv on the host). Either may have generated
+  // tokens before, here (it was swapped out) or on an instance that has failed.
   virtual void OnQueued(RequestId r, InstanceId i, const ClusterView& view) = 0;
   // r was taken out of its batch because KV memory ran out. Its KV is on its way to the host (swap; OnQueued follows when it is
   // there), or nowhere (recomputation; it is prefilled again from `context()` tokens). Follows only for instances that can
   // prefill: elsewhere the request is routed anew as an arrival.
   virtual void OnPreempted(RequestId r, InstanceId i, const ClusterView& view) = 0;
-  // r is gone from instance i: finished, failed, or routed elsewhere after it lost its KV. Its id may be reused.
+  // r is gone from instance i: finished, failed, or routed elsewhere after it lost its KV or its instance. Its id may be reused.
   virtual void OnRemoved(RequestId r, InstanceId i, const ClusterView& view) = 0;
   // The instance has nothing to do. `grant` comes cleared.
   virtual void Next(InstanceId i, const ClusterView& view, Grant& grant) = 0;
   // Whether a request that has just been queued at i ends the running decode at its next step boundary.
   virtual bool Preempts(RequestId, InstanceId, const ClusterView&) { return true; }
+  // Instance i takes no requests any more: it has failed, and all of its requests have been removed and its weights are gone; or
+  // it is drained, and what runs there goes on. And it takes requests again: empty, but for weights that are pinned.
+  virtual void OnDown(InstanceId, const ClusterView&) {}
+  virtual void OnUp(InstanceId, const ClusterView&) {}
 };
 
 // ------------------------------------------------------------------------------------------------------- a named policy

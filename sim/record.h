@@ -19,8 +19,10 @@
 
 namespace poolsim {
 
-enum class Activity : std::uint8_t { kPrefill, kDecode, kSwitch, kKvCopy };
-inline constexpr int kActivities = 4;
+// What instances do with their time; of what is left they are idle. kDown is no work: failed, or taken out of service.
+enum class Activity : std::uint8_t { kPrefill, kDecode, kSwitch, kKvCopy, kDown };
+inline constexpr int kActivities = 5;
+inline constexpr int kWork = 4;  // the first of them
 // Picoseconds summed over GPUs: 64 bits would be full after 107 GPU-days.
 using GpuTime = __int128;
 
@@ -138,7 +140,7 @@ class Record {
   void Busy(InstanceId i, std::int64_t w, Activity activity, TimePs time, std::int64_t gpus, ModelId m) {
     FleetCell& cell = fleet_.At(static_cast<std::size_t>(row_of_[static_cast<std::size_t>(i)]), w);
     cell.activity[static_cast<std::size_t>(activity)] += static_cast<GpuTime>(time) * gpus;
-    cell.model.Add(m, time / 1000 * gpus);
+    if (m != kNone) cell.model.Add(m, time / 1000 * gpus);
   }
 
   void State(Archive& a) { a(models_, fleet_, row_of_, prompt_tokens_, output_tokens_); }

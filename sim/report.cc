@@ -61,6 +61,7 @@ Json Requests(const RunResult& result) {
   Json failed_by;
   for (const Outcome why : {Outcome::kTimeout, Outcome::kKvPrompt, Outcome::kKvGrowth})
     failed_by[OutcomeName(why)] = Count(m, why);
+  if (result.failing) failed_by[OutcomeName(Outcome::kLost)] = Count(m, Outcome::kLost);
   Json json;
   json["total"] = m.requests;
   json["finished"] = Count(m, Outcome::kFinished);
@@ -152,6 +153,18 @@ Json Switching(const SwitchMetrics& s) {
   return json;
 }
 
+Json Failures(const RunResult& result) {
+  const FailureMetrics& f = result.failures;
+  Json json;
+  json["down_gpu_hours"] = Rounded(static_cast<double>(result.activity[static_cast<std::size_t>(Activity::kDown)]) / 1e12 / 3600);
+  Json by;
+  for (int k = 0; k < kFailureKinds; ++k) by[FailureKindName(static_cast<FailureKind>(k))] = f.failures[k];
+  json["by"] = std::move(by);
+  json["requests"] = Json{{"hit", f.hit}, {"retried", f.retried}, {"lost", f.lost}, {"moved", f.moved}};
+  json["tokens_recomputed"] = f.recomputed;
+  return json;
+}
+
 std::string Reason(int error) { return std::generic_category().message(error); }
 
 [[noreturn]] void RefuseFolder(const std::string& shown, const std::string& why) {
@@ -236,13 +249,14 @@ Utilisation UtilisationOf(const RunResult& result) {
   u.decode = share(Activity::kDecode);
   u.switching = share(Activity::kSwitch);
   u.kv_copy = share(Activity::kKvCopy);
+  u.down = share(Activity::kDown);
   u.busy = u.prefill + u.decode + u.switching + u.kv_copy;
-  u.idle = 1 - u.busy;
+  u.idle = 1 - u.busy - u.down;
   return u;
 }
 
 std::int64_t FailedRequests(const ModelMetrics& m) {
-  return Count(m, Outcome::kTimeout) + Count(m, Outcome::kKvPrompt) + Count(m, Outcome::kKvGrowth);
+  return Count(m, Outcome::kTimeout) + Count(m, Outcome::kKvPrompt) + Count(m, Outcome::kKvGrowth) + Count(m, Outcome::kLost);
 }
 
 double Goodput(const Scenario& scenario, const RunResult& result) {
@@ -293,6 +307,10 @@ Json SummaryJson(const Scenario& scenario, const RunResult& result) {
   const Utilisation u = UtilisationOf(result);
   json["utilisation"] = Json{{"busy", Rounded(u.busy)},        {"prefill", Rounded(u.prefill)}, {"decode", Rounded(u.decode)},
                              {"switch", Rounded(u.switching)}, {"kv_copy", Rounded(u.kv_copy)}, {"idle", Rounded(u.idle)}};
+  if (result.failing) {
+    json["utilisation"]["down"] = Rounded(u.down);
+    json["failures"] = Failures(result);
+  }
   json["switches"] = m.switches;
   json["switching"] = Switching(result.switching);
   json["kv_fragmentation"] = Json{{"blocks", Rounded(Unused(result.kv_held.tokens, result.kv_held.blocks))},
@@ -313,9 +331,11 @@ std::string ModelsCsv(const RunResult& result) {
 }
 
 std::string WindowsCsv(const RunResult& result) {
-  std::string out =
+  const int activities = result.failing ? kActivities : kWork;
+  std::string out = fmt::format(
       "window_start_s,arrived_requests,finished_requests,failed_requests,output_tokens,on_time_tokens,switches,"
-      "prefill_fraction,decode_fraction,switch_fraction,kv_copy_fraction,active_models_mean,service_attainment\n";
+      "prefill_fraction,decode_fraction,switch_fraction,kv_copy_fraction,{}active_models_mean,service_attainment\n",
+      result.failing ? "down_fraction," : "");
   for (std::size_t i = 0; i < result.windows.size(); ++i) {
     const Window& w = result.windows[i];
     const TimePs start = static_cast<TimePs>(i) * result.window;
@@ -324,7 +344,7 @@ std::string WindowsCsv(const RunResult& result) {
     const double owned = length * static_cast<double>(result.gpus);
     CsvLine line;
     line.Time(start).Int(w.arrived).Int(w.finished).Int(w.failed).Int(w.output_tokens).Int(w.on_time_tokens).Int(w.switches);
-    for (const auto& time : w.activity) line.Real(Ratio(static_cast<double>(time), owned, 0));
+    for (int a = 0; a < activities; ++a) line.Real(Ratio(static_cast<double>(w.activity[a]), owned, 0));
     line.Real(Ratio(static_cast<double>(w.active_model_time), length, 0));
     line.Real(Ratio(static_cast<double>(w.service), static_cast<double>(w.arrived), 1)).End(out);
   }
@@ -369,7 +389,10 @@ std::string ModelWindowsCsv(const RunResult& result) {
 }
 
 std::string FleetCsv(const RunResult& result) {
-  std::string out = "row,pool,first_instance,instances,gpus,window_start_s,window_s,prefill,decode,switch,kv_copy,model\n";
+  const int activities = result.failing ? kActivities : kWork;
+  std::string out =
+      fmt::format("row,pool,first_instance,instances,gpus,window_start_s,window_s,prefill,decode,switch,kv_copy,{}model\n",
+                  result.failing ? "down," : "");
   const RunRecord& record = *result.record;
   const TimePs window = std::max<TimePs>(1, result.window / kFleetParts) << record.fleet.shift();
   for (std::size_t r = 0; r < record.rows.size(); ++r) {
@@ -384,8 +407,8 @@ std::string FleetCsv(const RunResult& result) {
       CsvLine line;
       line.Int(static_cast<std::int64_t>(r)).Text(row.pool).Int(row.first_instance).Int(row.instances).Int(row.gpus);
       line.Time(start).Time(length);
-      for (const GpuTime& time : cell.activity)
-        line.Real(Ratio(static_cast<double>(time), static_cast<double>(length) * static_cast<double>(row.gpus), 0));
+      for (int a = 0; a < activities; ++a)
+        line.Real(Ratio(static_cast<double>(cell.activity[a]), static_cast<double>(length) * static_cast<double>(row.gpus), 0));
       const std::int32_t model = cell.model.Top();
       line.Text(model == kNone ? "" : result.models[static_cast<std::size_t>(model)].name).End(out);
     }
@@ -414,7 +437,9 @@ std::string CsvValue(const Json& value) {
 
 std::string CompareCsv(const Scenario& scenario, const std::vector<RunResult>& results) {
   // The columns do not depend on which policies were feasible.
-  const std::vector<std::pair<std::string, Json>> columns = Flattened(SummaryJson(scenario, RunResult{}));
+  RunResult none;
+  none.failing = scenario.failures.Any();
+  const std::vector<std::pair<std::string, Json>> columns = Flattened(SummaryJson(scenario, none));
   std::string out;
   for (const auto& [key, unused] : columns) out += (out.empty() ? "" : ",") + key;
   out += "\n";

@@ -32,13 +32,14 @@ struct Attainment {
 };
 Attainment AttainmentOf(const ModelMetrics& m);
 
-// Of the GPU-time owned. busy is the sum of the four; idle the rest.
+// Of the GPU-time owned. busy is the sum of the first four; idle the rest, without `down`.
 struct Utilisation {
   double busy = 0;
   double prefill = 0;
   double decode = 0;
   double switching = 0;  // key "switch"
   double kv_copy = 0;
+  double down = 0;  // failed or taken out of service
   double idle = 1;
 };
 Utilisation UtilisationOf(const RunResult& result);

@@ -1,6 +1,7 @@
 // Requests in flight, in slots that are reused: memory is bounded by what is in flight, not by the length of the trace.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -11,9 +12,10 @@
 
 namespace poolsim {
 
-enum class Outcome : std::uint8_t { kPending, kFinished, kTimeout, kKvPrompt, kKvGrowth };
-inline constexpr int kOutcomes = 5;
-// Names in results: "kv_prompt" = the prompt exceeds the instance's KV memory; "kv_growth" = one request alone outgrew it.
+enum class Outcome : std::uint8_t { kPending, kFinished, kTimeout, kKvPrompt, kKvGrowth, kLost };
+inline constexpr int kOutcomes = 6;
+// Names in results: "kv_prompt" = the prompt exceeds the instance's KV memory; "kv_growth" = one request alone outgrew it;
+// "lost" = with a GPU or node that failed.
 const char* OutcomeName(Outcome outcome);
 
 // How a request stands against its deadlines. `first` in each pair is the token's number, from 0.
@@ -49,6 +51,8 @@ struct Request {
   std::int32_t prompt = 0;
   std::int32_t output = 0;
   std::int32_t generated = 0;     // stale while the request steps in a batch: see Batch::Generated
+  std::int32_t replay = 0;        // tokens that an attempt before has delivered: they come again, and are not delivered again
+  std::int32_t retries = 0;       // attempts that failures have ended
   std::int32_t prefilled = 0;     // chunked prefill: tokens done so far
   std::int32_t blocks = 0;        // KV blocks booked on `instance`'s GPU outside a stepping batch, or on the host
   std::int32_t batch = kNone;     // engine's batch number
@@ -60,6 +64,7 @@ struct Request {
   bool stepping = false;   // in the batch's stepping list, else in its incoming list
   bool executing = false;  // in a running prefill or a piece of a running mixed step
   bool cancelled = false;  // gave up while executing or stepping; removed when that ends
+  bool held = false;       // no instance that is up takes it: it waits until one is
   bool measured = true;
   Outcome outcome = Outcome::kPending;
   // While stepping: after step n of the batch, generated = n + generated_offset and context = n + context_offset.
@@ -70,6 +75,9 @@ struct Request {
   Spent spent;
 
   std::int64_t context() const { return std::int64_t{prompt} + generated; }
+  // Also right while it steps: it leaves its batch when the last of these tokens has come again.
+  bool replaying() const { return generated < replay; }
+  std::int32_t delivered() const { return std::max(generated, replay); }
 };
 
 class RequestTable {

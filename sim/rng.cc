@@ -154,6 +154,23 @@ double NormalQuantile(double p) {
   return q < 0 ? -x : x;
 }
 
+double LogGamma(double x) {
+  constexpr double kTwoPi = 6.283185307179586477;
+  double shift = 0;
+  for (; x < 16; x += 1) shift += Log(x);
+  // Stirling's series; its first term left out is below 1e-17 from 16 on.
+  const double inverse = 1 / x;
+  const double square = inverse * inverse;
+  double series = 1.0 / 156;
+  series = series * square - 691.0 / 360360;
+  series = series * square + 1.0 / 1188;
+  series = series * square - 1.0 / 1680;
+  series = series * square + 1.0 / 1260;
+  series = series * square - 1.0 / 360;
+  series = series * square + 1.0 / 12;
+  return (x - 0.5) * Log(x) - x + 0.5 * Log(kTwoPi) + series * inverse - shift;
+}
+
 double Rng::Gamma(double shape) {
   if (shape < 1) {  // Gamma(a) = Gamma(a + 1) U^(1/a)
     const double boost = Exp(Log(Uniform01()) / shape);

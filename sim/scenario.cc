@@ -178,6 +178,7 @@ void Scenario::Describe(Fields& f) {
   f.Nested("switch", switching, "what changing the model of a GPU costs");
   f.Nested("kv", kv, "KV cache");
   f.Nested("timeouts", timeouts, "when clients give up");
+  f.Nested("failures", failures, "what fails, and what becomes of requests that run there");
   f.Nested("forecast", forecast, "what placement knows of the load: one pass over the workload");
   f.Nested("metrics", metrics, "what is measured");
   f.Nested("output", output, "what is written besides the summaries");
@@ -342,6 +343,7 @@ Scenario ParseScenario(const std::string& text, const std::string& file, const s
     }
     if (rule.tp) CheckTp(*rule.tp, path + "/tp");
   }
+  if (!s.failures.file.empty()) s.failures.listed = ReadOutages((std::filesystem::path(base_dir) / s.failures.file).string());
   const CostModelEntry* form = Registry<CostModelEntry>::Get().Find(s.cost.form);
   if (form == nullptr) {
     throw InputError(fmt::format("{}: /cost/form: {}", file,
@@ -367,6 +369,7 @@ Scenario LoadScenario(const std::string& file, const std::vector<std::string>& a
 Json ResolvedScenario(const Scenario& scenario) {
   Json json = WriteStruct(scenario);
   json.erase("$schema");
+  if (!scenario.failures.Any()) json.erase("failures");
   if (scenario.pools.empty()) {
     json.erase("pools");
     ResolvePolicy(json["policy"]);

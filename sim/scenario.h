@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "sim/cost_model.h"
+#include "sim/failures.h"
 #include "sim/fields.h"
 #include "sim/request_source.h"
 
@@ -186,6 +187,7 @@ struct Scenario {
   SwitchConfig switching;  // key "switch"
   KvConfig kv;
   TimeoutConfig timeouts;
+  FailuresConfig failures;
   ForecastConfig forecast;
   MetricsConfig metrics;
   OutputConfig output;

@@ -36,6 +36,7 @@ struct Shard {
   std::vector<std::int32_t> models;  // by the pool's numbers; the shard's model i is models[i]
   bool part = false;                 // of a separable pool: `plan` is what the pool's placement gave to it
   std::vector<InstanceFacts> plan;
+  std::vector<NodePacking::Place> places;  // of the plan's instances in the pool
   std::int64_t cell = 0;
   std::int64_t cells = 1;
   std::int64_t first_instance = 0;  // of the fleet; set when all pools are planned
@@ -258,8 +259,9 @@ void Run::CutByModel(std::size_t p, const std::vector<InstanceFacts>& plan) {
   PoolTotals& totals = result_.pools[p];
   NodePacking packing(pool.config.fleet.gpus_per_node);
   std::vector<std::vector<const InstanceFacts*>> by_model(pool.models.size());
+  std::vector<NodePacking::Place> places;
   for (const InstanceFacts& f : plan) {
-    packing.Take(f.shape.gpus());
+    places.push_back(packing.Take(f.shape.gpus()));
     by_model[static_cast<std::size_t>(f.models.front())].push_back(&f);
   }
   totals.stranded_gpus = packing.Stranded();
@@ -296,7 +298,9 @@ void Run::CutByModel(std::size_t p, const std::vector<InstanceFacts>& plan) {
       InstanceFacts mine = *f;
       mine.models = {0};
       for (ModelId& r : mine.resident) r = 0;
-      shards_[route.first + static_cast<std::size_t>(n % cells)].plan.push_back(std::move(mine));
+      Shard& shard = shards_[route.first + static_cast<std::size_t>(n % cells)];
+      shard.plan.push_back(std::move(mine));
+      shard.places.push_back(places[static_cast<std::size_t>(f - plan.data())]);
     }
   }
 }
@@ -421,6 +425,8 @@ std::unique_ptr<Run::Running> Run::Begin(std::size_t number) {
     setup.host_kv_bytes = static_cast<std::int64_t>(config.fleet.host_kv_gb * 1e9 * static_cast<double>(gpus) /
                                                     static_cast<double>(config.fleet.gpus_per_node));
     seed = HashAt(Hash64(setup.models.front().name, seed), static_cast<std::uint64_t>(shard.cell));
+    // A node's failure takes down what all models have there.
+    if (setup.failures.Any()) setup.places = shard.places;
   }
   running->models = setup.models;
   running->prices = std::make_unique<Prices>(*pool.tables, running->models, std::move(overrides), setup.fleet.usable_bytes,
@@ -497,6 +503,7 @@ void Run::End(std::size_t number, ShardsResult& into) {
   for (int a = 0; a < kActivities; ++a) totals.activity[a] += metrics.activity[a];
   totals.switching.Merge(metrics.switching);
   totals.kv_held.Merge(metrics.kv_held);
+  totals.failures.Merge(metrics.failures);
   totals.weight_bytes += metrics.weight_bytes_moved;
   totals.kv_bytes += metrics.kv_bytes_moved;
   totals.active_model_time += metrics.active_model_time / shard.cells;
@@ -765,6 +772,7 @@ void PoolTotals::Merge(const PoolTotals& other) {
   MergeWindows(other.windows, windows);
   for (int a = 0; a < kActivities; ++a) activity[a] += other.activity[a];
   switching.Merge(other.switching);
+  failures.Merge(other.failures);
   kv_held.Merge(other.kv_held);
   weight_bytes += other.weight_bytes;
   kv_bytes += other.kv_bytes;

@@ -45,6 +45,7 @@ struct PoolTotals {
   std::array<GpuTime, kActivities> activity{};
   SwitchMetrics switching;
   KvHeld kv_held;
+  FailureMetrics failures;
   std::int64_t weight_bytes = 0;
   std::int64_t kv_bytes = 0;
   __int128 active_model_time = 0;  // a model in cells counts by the share of them that have a request
@@ -53,7 +54,7 @@ struct PoolTotals {
   void State(Archive& a) {
     a(gpus, stranded_gpus, instances, events, requests, end);
     for (ModelRow& row : models) a(row.metrics);
-    a(windows, activity, switching, kv_held, weight_bytes, kv_bytes, active_model_time);
+    a(windows, activity, switching, failures, kv_held, weight_bytes, kv_bytes, active_model_time);
   }
 };
 

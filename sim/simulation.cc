@@ -125,6 +125,8 @@ PreparedPool::PreparedPool(const Scenario& s, const PoolConfig& config, const st
   if (s.timeouts.first_token_s) setup.first_token_timeout = PsFromSeconds(*s.timeouts.first_token_s);
   if (s.timeouts.total_s) setup.total_timeout = PsFromSeconds(*s.timeouts.total_s);
   setup.exact_timeouts = s.timeouts.check == "exact";
+  setup.failures = s.failures;
+  setup.failure_seed = static_cast<std::uint64_t>(s.seed);
   setup.warmup = PsFromSeconds(s.metrics.warmup_s);
   setup.window = PsFromSeconds(s.metrics.window_s);
   if (s.metrics.horizon_s) setup.horizon = PsFromSeconds(*s.metrics.horizon_s);
@@ -216,7 +218,7 @@ void PriceOwned(const std::vector<PoolPlan>& plans, const std::vector<PoolTotals
     const GpuFacts& gpu = pools[p].gpu;
     const double owned = static_cast<double>(pools[p].gpus) * ToSeconds(result.end);
     double busy = 0;
-    for (const GpuTime& time : pools[p].activity) busy += static_cast<double>(time) * 1e-12;
+    for (int a = 0; a < kWork; ++a) busy += static_cast<double>(pools[p].activity[a]) * 1e-12;
     add(result.cost_usd, OwnershipUsd(plans[p].config.fleet, gpu, owned, busy));
     add(result.energy_kwh, EnergyKwh(gpu, owned, busy));
     add(result.peak_power_kw,
@@ -238,8 +240,8 @@ std::string RequestRow(const Request& r, const std::string& pool_cell, std::int6
   const std::string e2e = done ? fmt::format("{:.9f}", ToSeconds(r.last_token - r.arrival)) : "";
   const std::string share = done ? fmt::format("{:.6f}", ServiceShare(r, targets)) : "0";
   return fmt::format("{},{},{},{},{:.9f},{},{},{},{},{},{},{},{}\n", pool_cell, cell, r.sequence, model_cell,
-                     ToSeconds(r.arrival), r.prompt, r.output, OutcomeName(r.outcome), r.generated, ttft, e2e,
-                     r.generated - r.service.late_tokens, share);
+                     ToSeconds(r.arrival), r.prompt, r.output, OutcomeName(r.outcome), r.delivered(), ttft, e2e,
+                     r.delivered() - r.service.late_tokens, share);
 }
 
 std::unique_ptr<RequestSource> OpenScenarioWorkload(const Scenario& s) { return OpenWorkload(ContextOf(s)); }
@@ -349,6 +351,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
   RunResult result;
   result.policy = PolicyNames(s);
   result.window = PsFromSeconds(s.metrics.window_s);
+  result.failing = s.failures.Any();
   result.fingerprint = shards.fingerprint;
   result.seen = std::move(shards.seen);
   result.record = std::move(shards.record);
@@ -365,6 +368,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
     for (int a = 0; a < kActivities; ++a) result.activity[a] += pool.activity[a];
     result.switching.Merge(pool.switching);
     result.kv_held.Merge(pool.kv_held);
+    result.failures.Merge(pool.failures);
     result.weight_bytes_moved += pool.weight_bytes;
     result.kv_bytes_moved += pool.kv_bytes;
     active += pool.active_model_time;

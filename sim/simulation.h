@@ -63,6 +63,8 @@ struct RunResult {
   GpuTime owned = 0;
   SwitchMetrics switching;
   KvHeld kv_held;
+  bool failing = false;  // the scenario has failures
+  FailureMetrics failures;
   // Of the owned GPUs, by ownership.h; each not set where a figure is missing.
   std::optional<double> cost_usd;
   std::optional<double> energy_kwh;     // at most: a GPU that is not idle is taken to draw what its board can

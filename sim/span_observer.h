@@ -31,7 +31,7 @@ struct Span {
   WeightSource source = WeightSource::kResident;  // of a switch, as are the next two
   TimePs engine_init = 0;                         // of its time; the rest but for `copy` is waiting for weights
   TimePs copy = 0;
-  bool cut = false;  // by the horizon
+  bool cut = false;  // by the horizon, or a failure
 };
 
 struct Move {
@@ -43,7 +43,7 @@ struct Move {
   ModelId model = kNone;
   std::int64_t bytes = 0;  // over the instance's GPUs
   Tier tier = Tier::kNotWeights;
-  bool dropped = false;  // a prefetch that had to make way
+  bool dropped = false;  // a prefetch that had to make way, or anything of an instance that failed
   bool cut = false;      // by the horizon
 };
 
@@ -52,6 +52,8 @@ class SpanObserver {
   virtual ~SpanObserver() = default;
   // Request number `sequence` has come to the instance that is to prefill it. Once for each that does not fail on arrival.
   virtual void OnArrival(std::int64_t sequence, ModelId model, InstanceId i, TimePs now) = 0;
+  // It is to be prefilled elsewhere: its KV, or its instance, is gone.
+  virtual void OnRerouted(std::int64_t sequence, InstanceId from, InstanceId to, TimePs now) = 0;
   // The span that ends next on the instance is one of the request's: it is prefilled in it, or has joined a batch in it.
   virtual void OnMember(std::int64_t sequence, InstanceId i, bool prefill) = 0;
   virtual void OnSpan(const Span& span) = 0;

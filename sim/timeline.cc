@@ -86,6 +86,13 @@ class TimelineShard final : public SpanObserver {
     arrivals_.requests = 1;
   }
 
+  void OnRerouted(std::int64_t sequence, InstanceId from, InstanceId to, TimePs now) override {
+    const auto way = ways_.find(sequence);
+    if (way == ways_.end() || !way->second.waits) return;
+    Waits(instances_[static_cast<std::size_t>(from)], from, -1, now);
+    Waits(instances_[static_cast<std::size_t>(to)], to, 1, now);
+  }
+
   void OnMember(std::int64_t sequence, InstanceId i, bool prefill) override {
     Instance& inst = instances_[static_cast<std::size_t>(i)];
     if (inst.shown) inst.members.push_back({sequence, prefill});

@@ -17,22 +17,6 @@ TimePs ExponentialSpan(Rng& rng, double mean_s, TimePs from) {
 
 }  // namespace
 
-double LogGamma(double x) {
-  double shift = 0;
-  for (; x < 16; x += 1) shift += Log(x);
-  // Stirling's series; its first term left out is below 1e-17 from 16 on.
-  const double inverse = 1 / x;
-  const double square = inverse * inverse;
-  double series = 1.0 / 156;
-  series = series * square - 691.0 / 360360;
-  series = series * square + 1.0 / 1188;
-  series = series * square - 1.0 / 1680;
-  series = series * square + 1.0 / 1260;
-  series = series * square - 1.0 / 360;
-  series = series * square + 1.0 / 12;
-  return (x - 0.5) * Log(x) - x + 0.5 * Log(kTwoPi) + series * inverse - shift;
-}
-
 double CosTurns(double x) {
   double turn = std::fabs(x - std::floor(x + 0.5));  // 0 .. 1/2
   const bool far = turn > 0.25;

@@ -21,9 +21,6 @@
 
 namespace poolsim {
 
-// Natural logarithm of the Gamma function, in plain IEEE operations; relative error of the function at most 1e-12. REQUIRES x >
-// 0.
-double LogGamma(double x);
 // Cosine of 2 pi x, in plain IEEE operations; error at most 1e-14.
 double CosTurns(double x);
 

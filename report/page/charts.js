@@ -13,10 +13,11 @@ const kPalette = {
 // These have the same colour on every page; policies that bring their own GPUs, which the others are held against, are grey.
 const kPolicyColour = { aegaeon: 0, "serverless-llm-plus": 1, muxserve: 2, "serverless-llm": 4 };
 const kStateColour = {
-  light: { prefill: "#e69f00", decode: "#0072b2", switch: "#d55e00", kv_copy: "#cc79a7", idle: "#eceff3" },
-  dark: { prefill: "#f0b429", decode: "#3b9ad9", switch: "#ff7a3c", kv_copy: "#e6a0c8", idle: "#212830" },
+  light: { prefill: "#e69f00", decode: "#0072b2", switch: "#d55e00", kv_copy: "#cc79a7", down: "#4d4d4d", idle: "#eceff3" },
+  dark: { prefill: "#f0b429", decode: "#3b9ad9", switch: "#ff7a3c", kv_copy: "#e6a0c8", down: "#8a8f98", idle: "#212830" },
 };
 const kStates = [["prefill", "prefill"], ["decode", "decode"], ["switch", "switch"], ["kv_copy", "KV copy"]];
+const kDown = ["down", "down"]; // one more, of runs with failures
 
 function theme() {
   const style = getComputedStyle(document.documentElement);

@@ -4,6 +4,7 @@
 // From the data's bytes to what is painted and asked for.
 function readFleet(fleet) {
   const states = bytesOf(fleet.states);
+  const kinds = fleet.down ? [...kStates, kDown] : kStates;
   const rows = fleet.rows.gpus.length;
   const below = [0]; // GPUs below each row's edge
   for (const gpus of fleet.rows.gpus) below.push(below[below.length - 1] + gpus);
@@ -11,10 +12,10 @@ function readFleet(fleet) {
   for (let cell = 0; cell < fleet.cell_model.length; ++cell) {
     const model = fleet.cell_model[cell];
     if (model < 0) continue;
-    const at = 4 * cell;
+    const at = kinds.length * cell;
     busyOf[model] += (states[at] + states[at + 1] + states[at + 2] + states[at + 3]) * fleet.rows.gpus[Math.floor(cell / fleet.windows)];
   }
-  return { ...fleet, states, below, rowCount: rows, gpus: below[rows], busyOf };
+  return { ...fleet, states, kinds, below, rowCount: rows, gpus: below[rows], busyOf };
 }
 
 // Models by name with their place by the busy time of the cells that are most theirs, over all fleets of the page: a model has
@@ -39,21 +40,22 @@ const mixed = (a, b, share) => a.map((v, i) => Math.round(v + (b[i] - v) * share
 function fleetColours(fleet, by, t) {
   const out = new Uint8ClampedArray(3 * fleet.cell_model.length);
   const idle = rgb(t.state.idle);
-  const state = kStates.map(([key]) => rgb(t.state[key]));
+  const state = fleet.kinds.map(([key]) => rgb(t.state[key]));
   const other = rgb(t.faint);
   const models = fleet.models.map((name) => fleetModel === null ? modelColour(t, name)
     : name === fleetModel ? rgb(t.palette[kOneModel]) : mixed(idle, other, 0.45));
   for (let cell = 0; cell < fleet.cell_model.length; ++cell) {
     let busy = 0, most = 0;
-    for (let s = 0; s < 4; ++s) {
-      const share = fleet.states[4 * cell + s];
+    const at = state.length * cell;
+    for (let s = 0; s < state.length; ++s) {
+      const share = fleet.states[at + s];
       busy += share;
-      if (share > fleet.states[4 * cell + most]) most = s;
+      if (share > fleet.states[at + most]) most = s;
     }
     const model = fleet.cell_model[cell];
     let colour = idle;
     if (busy > 0) {
-      const full = by === "state" ? state[most] : model >= 0 ? models[model] : other;
+      const full = by === "state" || most === kStates.length ? state[most] : model >= 0 ? models[model] : other;
       colour = mixed(idle, full, Math.min(1, 0.12 + 0.88 * busy / 255));
     }
     out.set(colour, 3 * cell);
@@ -112,13 +114,13 @@ function paintFleet(fleet, colours, ground, { w0, w1, g0, g1, width, height, idl
 
 function fleetTip(fleet, row, w) {
   const cell = row * fleet.windows + w;
-  const shares = kStates.map((_, s) => w < fleet.windows ? fleet.states[4 * cell + s] / 255 : 0);
+  const shares = fleet.kinds.map((_, s) => w < fleet.windows ? fleet.states[fleet.kinds.length * cell + s] / 255 : 0);
   const t = theme();
   const first = fleet.rows.first_instance[row], count = fleet.rows.instances[row];
   const where = `${fleet.rows.pool[row] ? `${fleet.rows.pool[row]}: ` : ""}${count === 1 ? `instance ${first}` : `instances ${first} to ${first + count - 1}`}`;
   const span = fleet.windows * fleet.window_s;
   const model = w < fleet.windows ? fleet.cell_model[cell] : -1;
-  const rows = kStates.map(([key, name], s) => [t.state[key], name, `${format.percent(shares[s])} %`]);
+  const rows = fleet.kinds.map(([key, name], s) => [t.state[key], name, `${format.percent(shares[s])} %`]);
   rows.push([t.state.idle, "idle", `${format.percent(Math.max(0, Math.round(100 * (1 - sum(shares))) / 100))} %`]);
   if (model >= 0) rows.push([null, "most for", fleet.models[model]]);
   return tip(`${where}, ${format.clock(w * fleet.window_s, span)} to ${format.clock((w + 1) * fleet.window_s, span)}`, rows);
@@ -134,6 +136,7 @@ function addFleetChart(parent, run, page) {
   const span_s = page.span_s;
   const fleet = run.fleet ? run.fleetRead : null;
   const windows = run.windows;
+  const kinds = windows && windows.down_fraction ? [...kStates, kDown] : kStates;
   const top = windows ? 84 : 0;
   const mapHeight = fleet ? Math.max(140, Math.min(360, fleet.rowCount * 18)) : 0;
   const mapTop = 8 + top + (top ? 16 : 0);
@@ -155,12 +158,12 @@ function addFleetChart(parent, run, page) {
         // A window as stacked rectangles: [start, end, height of each state].
         series.push({
           id: "areas", name: "share of GPU time", type: "custom", xAxisIndex: 0, yAxisIndex: 0, clip: true, encode: { x: [0, 1] },
-          dimensions: ["start", "end", ...kStates.map(([key]) => key)],
-          data: windows.start_s.map((s, i) => [s * 1000, (s + windows.length_s[i]) * 1000, ...kStates.map(([key]) => windows[`${key}_fraction`][i])]),
+          dimensions: ["start", "end", ...kinds.map(([key]) => key)],
+          data: windows.start_s.map((s, i) => [s * 1000, (s + windows.length_s[i]) * 1000, ...kinds.map(([key]) => windows[`${key}_fraction`][i])]),
           renderItem: (params, api) => {
             let height = 0;
             const [x, end] = [0, 1].map((edge) => Math.round(api.coord([api.value(edge), 0])[0])); // whole pixels leave no seams
-            return { type: "group", children: kStates.map(([key], s) => {
+            return { type: "group", children: kinds.map(([key], s) => {
               const bottom = api.coord([0, height])[1], upper = api.coord([0, height += api.value(2 + s)])[1];
               return { type: "rect", shape: { x, y: upper, width: Math.max(1, end - x), height: bottom - upper }, style: { fill: t.state[key] } };
             }) };
@@ -217,7 +220,7 @@ function addFleetChart(parent, run, page) {
                             const area = (Array.isArray(params) ? params : [params]).find((p) => p.seriesId === "areas");
                             if (area === undefined) return "";
                             return tip(`${format.clock(area.value[0] / 1000, span_s)} to ${format.clock(area.value[1] / 1000, span_s)}`,
-                                       kStates.map(([key, name], s) => [t.state[key], name, `${format.percent(area.value[2 + s])} %`]));
+                                       kinds.map(([key, name], s) => [t.state[key], name, `${format.percent(area.value[2 + s])} %`]));
                           } } };
     },
     ready: (chart) => {

@@ -432,7 +432,7 @@ function addFleet(page) {
   if (fleets.length > 0) {
     rankModels(fleets.map((run) => run.fleetRead));
     const names = [...modelRanks.keys()];
-    const states = el("span", { class: "swatches" }, [...kStates, ["idle", "idle"]].map(([key, name]) => el("span", {}, el("span", { class: "swatch", style: `background:var(--state-${key})` }), name)));
+    const states = el("span", { class: "swatches" }, [...kStates, ...(fleets.some((run) => run.fleet.down) ? [kDown] : []), ["idle", "idle"]].map(([key, name]) => el("span", {}, el("span", { class: "swatch", style: `background:var(--state-${key})` }), name)));
     const legend = el("span", { class: "swatches", id: "fleet-legend", hidden: true });
     const redraw = () => {
       const swatch = (colour, name) => el("span", {}, el("span", { class: "swatch", style: `background:${colour}` }), name);

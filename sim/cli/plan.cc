@@ -145,7 +145,7 @@ void PolicyRow(const PolicyPlan& p, AttainmentKind below, Table& table) {
   };
   const Tally mean = MeanOf(p.at);
   double busy = 0;
-  for (const double s : MeanActivity(p.at)) busy += s;
+  for (int a = 0; a < kWork; ++a) busy += MeanActivity(p.at)[a];
   const double hours = std::max(mean.hours, 1e-9);
   table.Row({p.policy, Count(p.gpus),
              p.at.size() > 1 ? fmt::format("{}-{}", Count(p.low_gpus), p.high_open ? "?" : Count(p.high_gpus)) : "-",
@@ -179,7 +179,7 @@ std::string Notes(const Plan& plan, const PlanOptions& options) {
     } else {
       const Tally mean = MeanOf(p.whole.tallies);
       double busy = 0;
-      for (const double s : MeanActivity(p.whole.tallies)) busy += s;
+      for (int a = 0; a < kWork; ++a) busy += MeanActivity(p.whole.tallies)[a];
       say(fmt::format("{}: on the whole workload {} % of service time within target, {} % busy, {} GPU-hours{}{}.", p.policy,
                       Percent(AttainmentEstimate(p.whole.tallies, AttainmentKind::kService, 0.95).mean), Percent(busy),
                       Count(static_cast<std::int64_t>(mean.owned / 3600 + 0.5)),

@@ -44,7 +44,7 @@ std::string RequestsText(const RunResult& result) {
   const auto count = [&m](Outcome outcome) { return m.outcomes[static_cast<std::size_t>(outcome)]; };
   std::string text = fmt::format("{} finished, {} failed", Count(count(Outcome::kFinished)), Count(FailedRequests(m)));
   std::vector<std::string> reasons;
-  for (const Outcome why : {Outcome::kTimeout, Outcome::kKvPrompt, Outcome::kKvGrowth}) {
+  for (const Outcome why : {Outcome::kTimeout, Outcome::kKvPrompt, Outcome::kKvGrowth, Outcome::kLost}) {
     if (count(why) > 0) reasons.push_back(fmt::format("{} {}", Count(count(why)), OutcomeName(why)));
   }
   if (!reasons.empty()) text += fmt::format(" ({})", fmt::join(reasons, ", "));
@@ -77,6 +77,18 @@ std::string SwitchText(const RunResult& result, const Style& style) {
   return out;
 }
 
+std::string FailuresText(const RunResult& result) {
+  const FailureMetrics& f = result.failures;
+  const auto of = [&f](FailureKind kind) { return f.failures[static_cast<std::size_t>(kind)]; };
+  std::string text =
+      fmt::format("{} % of GPU time down; {} taken down by GPUs, {} by nodes, {} by drains", Percent(UtilisationOf(result).down),
+                  Plural(of(FailureKind::kGpu), "instance"), Count(of(FailureKind::kNode)), Count(of(FailureKind::kDrain)));
+  if (of(FailureKind::kCache) + of(FailureKind::kLink) > 0)
+    text += fmt::format("; {} of weight caches, {} of uplinks", Count(of(FailureKind::kCache)), Count(of(FailureKind::kLink)));
+  return text + fmt::format("; requests hit {} times: {} done again ({}), {} lost; {} moved", Count(f.hit), Count(f.retried),
+                            Plural(f.recomputed, "token"), Count(f.lost), Count(f.moved));
+}
+
 // One letter per 2 % of the GPU-time owned.
 std::string UtilisationBar(const Utilisation& u) {
   constexpr double kCells = 50;
@@ -90,6 +102,7 @@ std::string UtilisationBar(const Utilisation& u) {
   fill(u.decode, 'D');
   fill(u.switching, 'S');
   fill(u.kv_copy, 'K');
+  fill(u.down, 'x');
   bar.resize(static_cast<std::size_t>(kCells), '.');
   return bar;
 }
@@ -195,6 +208,7 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
   out += Item(style, "",
               fmt::format("{} % Prefill, {} % Decode, {} % Switch, {} % KV copy, {} % idle", Percent(u.prefill),
                           Percent(u.decode), Percent(u.switching), Percent(u.kv_copy), Percent(u.idle)));
+  if (result.failing) out += Item(style, "failures", FailuresText(result));
   out += Item(style, "switches",
               fmt::format("{}; {} of weights and {} of KV cache moved; {} models active on average", Count(m.switches),
                           ByteSize(static_cast<double>(result.weight_bytes_moved)),
