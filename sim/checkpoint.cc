@@ -58,14 +58,25 @@ void WriteCheckpoint(const std::string& file, const Json& about, std::string_vie
   if (std::fflush(out.get()) != 0 || fsync(fileno(out.get())) != 0) refuse();
   out.reset();
   if (std::rename(partial.c_str(), file.c_str()) != 0) refuse();
+  // Only now is the new name sure to be there after a power cut.
+  const std::size_t slash = file.rfind('/');
+  const int folder = open(slash == std::string::npos ? "." : file.substr(0, slash + 1).c_str(), O_RDONLY | O_DIRECTORY);
+  if (folder < 0) return;
+  fsync(folder);
+  close(folder);
+}
+
+bool IsCheckpoint(const std::string& file) {
+  const std::unique_ptr<std::FILE, Closer> in(std::fopen(file.c_str(), "rb"));
+  std::string magic(kCheckpointMagic.size(), '\0');
+  return in != nullptr && std::fread(magic.data(), 1, magic.size(), in.get()) == magic.size() && magic == kCheckpointMagic;
 }
 
 Checkpoint ReadCheckpoint(const std::string& file, const std::string& build) {
   const auto refuse = [&](const std::string& why) { throw InputError(fmt::format("{}: {}", file, why)); };
   const std::unique_ptr<std::FILE, Closer> in(std::fopen(file.c_str(), "rb"));
   if (in == nullptr) refuse(SystemError());
-  std::string magic(kCheckpointMagic.size(), '\0');
-  if (std::fread(magic.data(), 1, magic.size(), in.get()) != magic.size() || magic != kCheckpointMagic)
+  if (!IsCheckpoint(file) || std::fseek(in.get(), static_cast<long>(kCheckpointMagic.size()), SEEK_SET) != 0)
     refuse("not a checkpoint of poolsim's");
   Head head;
   constexpr const char* kTorn = "the checkpoint is torn: it ends too early, or was changed";
@@ -91,7 +102,8 @@ Checkpoint ReadCheckpoint(const std::string& file, const std::string& build) {
   if (!checkpoint.about.is_object() || !checkpoint.about.contains("build") || !checkpoint.about["build"].is_string())
     refuse(kTorn);
   const std::string written = checkpoint.about["build"];
-  if (written != build) refuse(fmt::format("a checkpoint that {} wrote; this is {}", written, build));
+  if (written != build)
+    refuse(fmt::format("a checkpoint that {} wrote; this is {}: only the very same executable goes on", written, build));
   return checkpoint;
 }
 

@@ -27,6 +27,8 @@ struct Checkpoint {
   std::string state;
 };
 
+// Whether the file begins as one.
+bool IsCheckpoint(const std::string& file);
 // Throws InputError when it cannot be written, a full disk say; what the file held is there then.
 void WriteCheckpoint(const std::string& file, const Json& about, std::string_view state);
 // Throws InputError for a file that is not there, no checkpoint, torn, of another format or of another build than `build`.

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "sim/checkpoint.h"
 #include "sim/errors.h"
@@ -72,12 +73,12 @@ struct Route {
 class RowSpool {
  public:
   explicit RowSpool(std::size_t shards) : pieces_(shards), file_(std::tmpfile()) {
-    if (file_ == nullptr) throw InputError("no temporary file for requests.csv can be made");
+    if (file_ == nullptr) Refuse();
   }
   // `goes_on`: what State reads is in the file already.
   RowSpool(std::size_t shards, const std::string& file, bool goes_on)
-      : pieces_(shards), file_(std::fopen(file.c_str(), goes_on ? "r+b" : "w+b")) {
-    if (file_ == nullptr) throw InputError(fmt::format("{}: {}", file, std::generic_category().message(errno)));
+      : name_(file), pieces_(shards), file_(std::fopen(file.c_str(), goes_on ? "r+b" : "w+b")) {
+    if (file_ == nullptr) Refuse();
   }
   ~RowSpool() { std::fclose(file_); }
   RowSpool(const RowSpool&) = delete;
@@ -96,7 +97,7 @@ class RowSpool {
     a(pieces_, end_);
     if (!a.reads()) return;
     if (fseeko(file_, 0, SEEK_END) != 0 || ftello(file_) < static_cast<off_t>(end_))
-      throw InputError("the file with the rows of requests.csv, beside the checkpoint, is shorter than it was");
+      throw InputError(fmt::format("{}: it is shorter than it was; it belongs to the checkpoint", name_));
     if (fseeko(file_, static_cast<off_t>(end_), SEEK_SET) != 0) Refuse();
   }
   void EmitTo(const std::function<void(std::string_view)>& sink) {
@@ -116,10 +117,12 @@ class RowSpool {
     std::size_t at;
     std::size_t size;
   };
-  [[noreturn]] static void Refuse() {
-    throw InputError("the temporary file for requests.csv cannot be written: is the disk full?");
+  [[noreturn]] void Refuse() const {
+    throw InputError(fmt::format("{}, which keeps rows of requests.csv: {}", name_.empty() ? "a temporary file" : name_,
+                                 std::generic_category().message(errno)));
   }
 
+  std::string name_;  // empty: it has none
   std::mutex mutex_;
   std::vector<std::vector<Piece>> pieces_;
   std::FILE* file_;
@@ -180,6 +183,7 @@ class Run {
   std::size_t RowOf(const Shard& shard, std::int64_t instance) const;  // in the record
   void Watch(std::size_t shard, Running& running);
   void MergeRecords();
+  std::uint64_t PlansHash() const;
   void State(Archive& a);
   void GoOn();
   std::int64_t PieceOr(std::int64_t rows) const {
@@ -535,11 +539,26 @@ void Run::Seen(const WorkloadSeen& seen, ShardsResult& into) {
   into.seen.Merge(seen);
 }
 
+// Of what was known of the workload before the run, and of what was placed for it.
+std::uint64_t Run::PlansHash() const {
+  std::uint64_t hash = HashAt(facts_.seen.hash, static_cast<std::uint64_t>(facts_.seen.requests));
+  for (std::size_t n = 0; n < shards_.size(); ++n) {
+    for (const InstanceFacts& f : PlanOf(n)) {
+      const std::string text = fmt::format("{} {} {} {} {} {}", f.shape.tp, f.shape.pp, f.shape.ep, static_cast<int>(f.role),
+                                           fmt::join(f.models, ","), fmt::join(f.resident, ","));
+      hash = Hash64(text, hash);
+    }
+  }
+  return hash;
+}
+
 void Run::State(Archive& a) {
   std::int64_t fed = fed_;
   std::size_t shards = shards_.size(), groups = groups_.size();
-  a(fed, shards, groups);
-  if (shards != shards_.size() || groups != groups_.size()) throw InputError("the checkpoint is of another fleet or workload");
+  std::uint64_t plans = PlansHash();
+  a(fed, shards, groups, plans);
+  if (shards != shards_.size() || groups != groups_.size() || plans != PlansHash())
+    throw InputError("the workload, or where models are placed for it, is not what it was when the checkpoint was made");
   fed_ = fed;
   a(groups_, fingerprints_, result_.seen.requests, result_.seen.last_arrival, result_.seen.hash);
   for (PoolTotals& totals : result_.pools) a(totals);
@@ -565,7 +584,7 @@ void Run::GoOn() {
   if (options_.checkpoints->from.empty()) return;
   Archive a(options_.checkpoints->from);
   State(a);
-  if (!a.at_end()) throw InputError("the checkpoint is of another fleet or workload");
+  if (!a.at_end()) throw InputError("the checkpoint is of another run");
 }
 
 bool Run::CatchUp(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,

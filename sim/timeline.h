@@ -74,6 +74,7 @@ class Timeline {
 
   // After the run.
   std::int64_t events() const { return total_; }
+  TimePs from() const { return options_.from; }
   // Events from then on were too many; kNever when none were. Never depends on threads.
   TimePs cut() const { return cut_ < options_.to ? cut_.load() : kNever; }
   // The trace, piece by piece; `about` goes into it as "otherData".

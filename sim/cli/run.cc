@@ -1,15 +1,21 @@
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
+
+#include <fmt/format.h>
 
 #include "sim/checkpoint.h"
 #include "sim/cli/commands.h"
@@ -125,7 +131,7 @@ std::string WriteTimeline(const Timeline& timeline, const Options& options, cons
   if (cut != kNever) {
     line += fmt::format("; cut at {} s of {} s: more than {} do not fit (--timeline-window, --timeline-instances)",
                         ToSeconds(cut), Number(ToSeconds(result.end)), Count(kMostEvents));
-  } else if (timeline.events() == 0) {
+  } else if (timeline.events() == 0 || timeline.from() >= result.end) {
     line += fmt::format(": nothing happens there; the run ends at {} s", Number(ToSeconds(result.end)));
   }
   return line;
@@ -154,11 +160,13 @@ class Keeper {
   Keeper(const Options& options, const Scenario& scenario, const Invocation& invocation) : file_(options.checkpoint) {
     if (!options.timeline.empty()) throw InputError("--checkpoint: a run with --timeline keeps none");
     if (!options.out.empty()) CheckOutside("--checkpoint", file_, options.out);
-    if (fs::exists(file_)) {
-      throw InputError(fmt::format(
-          "--checkpoint: {} is there; \"poolsim resume {}\" goes on from it, and without it a run begins anew", file_, file_));
-    }
     std::error_code error;
+    if (fs::exists(file_, error)) {
+      throw InputError(IsCheckpoint(file_) ? fmt::format("--checkpoint: {} is there; \"poolsim resume {}\" goes on from it, and "
+                                                         "without it a run begins anew",
+                                                         file_, file_)
+                                           : fmt::format("--checkpoint: {} is there, and is no checkpoint of poolsim's", file_));
+    }
     about_["build"] = Build();
     about_["folder"] = fs::current_path(error).string();
     about_["command"] = invocation.command_line;
@@ -173,10 +181,13 @@ class Keeper {
     about_["json"] = options.json;
     about_["report"] = options.report;
     about_["every_s"] = ReadEvery(options.every);
+    about_["wall_s"] = 0.0;
+    Lock();
     Prepare();
   }
   // One that goes on.
   explicit Keeper(const std::string& file) : file_(fs::absolute(file).string()) {
+    if (fs::exists(file_)) Lock();
     Checkpoint checkpoint = ReadCheckpoint(file, Build());
     about_ = std::move(checkpoint.about);
     state_ = std::move(checkpoint.state);
@@ -187,30 +198,64 @@ class Keeper {
   Keeper(const Keeper&) = delete;
   Keeper& operator=(const Keeper&) = delete;
 
+  ~Keeper() {
+    CleanUp();
+    if (lock_ >= 0) close(lock_);
+  }
+
   const Json& about() const { return about_; }
+  double wall_s_before() const { return before_s_; }  // that earlier calls took, until their checkpoints
   const Checkpoints& checkpoints() const { return checkpoints_; }
   // The run is over, and its results are where they belong.
   void Remove() const {
     std::error_code ignored;
     for (const char* end : {"", ".partial", ".rows"}) fs::remove(file_ + end, ignored);
   }
-  // What a run that was interrupted leaves.
-  std::string Left() const {
+  // What is of no use without a checkpoint, or half of one.
+  void CleanUp() const {
     std::error_code ignored;
-    return fs::exists(file_, ignored) ? fmt::format("\"poolsim resume {}\" goes on", file_) : "there was no checkpoint yet";
+    if (lock_ < 0) return;
+    fs::remove(file_ + ".partial", ignored);
+    if (!fs::exists(file_, ignored)) fs::remove(file_ + ".rows", ignored);
+  }
+  // What a run that was interrupted leaves.
+  bool Kept() const {
+    std::error_code ignored;
+    return fs::exists(file_, ignored);
+  }
+  std::string Left() const {
+    return Kept() ? fmt::format("\"poolsim resume {}\" goes on", file_) : "there was no checkpoint yet";
   }
 
  private:
+  // FILE.rows, which is never replaced, says by its lock that a run is at work.
+  void Lock() {
+    const std::string rows = file_ + ".rows";
+    lock_ = open(rows.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (lock_ < 0) throw InputError(fmt::format("{}: {}", rows, std::generic_category().message(errno)));
+    if (flock(lock_, LOCK_EX | LOCK_NB) == 0) return;
+    close(lock_);
+    lock_ = -1;
+    throw InputError(fmt::format("{}: a run is at work with it", file_));
+  }
   void Prepare() {
+    before_s_ = about_["wall_s"];
+    begin_ = std::chrono::steady_clock::now();
     checkpoints_.every_s = about_["every_s"];
     checkpoints_.rows = file_ + ".rows";
-    checkpoints_.write = [this](std::string_view state) { WriteCheckpoint(file_, about_, state); };
+    checkpoints_.write = [this](std::string_view state) {
+      about_["wall_s"] = before_s_ + std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+      WriteCheckpoint(file_, about_, state);
+    };
   }
 
   std::string file_;
   Json about_;
   std::string state_;
   Checkpoints checkpoints_;
+  double before_s_ = 0;
+  std::chrono::steady_clock::time_point begin_;
+  int lock_ = -1;
 };
 
 struct Outcome {
@@ -248,9 +293,10 @@ void RunScenario(const Options& options, const Scenario& scenario, const Invocat
   if (to_files && timeline) CheckOutside("--timeline", options.timeline, options.out);
   std::unique_ptr<ResultsFolder> folder;
   std::unique_ptr<TimelineFile> file;
-  const auto clean_up = [&folder, &file] {
+  const auto clean_up = [&folder, &file, keeper] {
     if (folder) folder->Discard();
     if (file) file->Remove();
+    if (keeper != nullptr) keeper->CleanUp();
   };
   const auto left = [keeper] {
     if (Ranks::LaunchedRank() != 0) return std::string();
@@ -288,9 +334,12 @@ void RunScenario(const Options& options, const Scenario& scenario, const Invocat
     outcome = RunWithProgress(scenario, options, std::move(facts), rows, timeline.get(), keeper, ranks);
   } catch (const std::exception& e) {
     if (ranks.rank() != 0) ranks.Abandon(e.what());
+    if (keeper != nullptr && keeper->Kept() && dynamic_cast<const InputError*>(&e) != nullptr)
+      throw InputError(fmt::format("{}; {}", e.what(), keeper->Left()));
     throw;
   }
   if (ranks.rank() != 0) return;
+  if (keeper != nullptr) outcome.result.wall_s += keeper->wall_s_before();
   const Json summary = SummaryJson(scenario, outcome.result);
   const std::string drawn = file ? WriteTimeline(*timeline, options, scenario, outcome.result, *file) : "";
   if (to_files) {
@@ -370,7 +419,8 @@ void AddRunCommand(CLI::App& app, Invocation& invocation) {
       ->check([](const std::string& file) { return file.empty() ? "expected the name of a file" : ""; })
       ->type_name("FILE");
   const CLI::Option* every =
-      command->add_option("--every", options->every, "how often, as in 60s, 5m or 1h; default 60s")->type_name("TIME");
+      command->add_option("--every", options->every, "at least so long between two, as in 60s, 5m or 1h; default 60s")
+          ->type_name("TIME");
   command->footer(kExamples);
   command->callback([options, every, &invocation] {
     options->every_given = every->count() > 0;
@@ -390,8 +440,9 @@ void AddResumeCommand(CLI::App& app, Invocation& invocation) {
   command->add_flag("--quiet", options->quiet, "no progress on stderr");
   command->footer(
       "The run goes on from its last checkpoint, in the folder and with the options that it was started with, and ends\n"
-      "with the same results, byte for byte, as if nothing had happened. FILE is removed then, as is FILE.rows, which\n"
-      "holds rows of requests.csv meanwhile. The workload is read again up to where the run was, so a trace must still be\n"
+      "with the same results, byte for byte but for times and memory, as if nothing had happened. FILE is removed then, as\n"
+      "is FILE.rows, which belongs to it: it holds rows of requests.csv meanwhile. The workload is read again up to where the "
+      "run was, so a trace must still be\n"
       "there, and the executable must be the very same. Interrupted sweeps need no checkpoint: sweep --help.");
   command->callback([options, &invocation] { invocation.action = [options] { Resume(options->file, options->quiet); }; });
 }
