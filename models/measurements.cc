@@ -128,6 +128,15 @@ double SecondsPer(const std::string& unit, const std::string& place) {
   Refuse(place, UnknownName("unit", unit, {"s", "ms", "us"}));
 }
 
+// A name that an entry brings along is called by commands, and files are named after it.
+void RequirePlain(const std::string& name, const std::string& place) {
+  const bool plain = std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '_';
+  });
+  if (!plain || name.front() == '.')
+    Refuse(place, fmt::format("/name: found \"{}\"; expected letters, digits, \".\", \"-\" and \"_\"", ForMessage(name)));
+}
+
 // The GPU's catalogue name; the file's own entry goes before the catalogue.
 std::string GpuName(const std::string& name, const std::optional<GpuSpec>& own, const std::string& place) {
   if (own && own->name == name) return name;
@@ -247,12 +256,18 @@ void ReadJson(const std::string& text, MeasurementFile& file) {
   file.engine = TextIn(json, "engine", file.path);
   file.date = TextIn(json, "date", file.path);
   if (json.contains("device")) file.device = json["device"];
-  if (json.contains("gpu_spec")) file.gpu_spec = ParseGpu(json["gpu_spec"].dump(), file.path + ": /gpu_spec");
+  if (json.contains("gpu_spec")) {
+    file.gpu_spec = ParseGpu(json["gpu_spec"].dump(), file.path + ": /gpu_spec");
+    RequirePlain(file.gpu_spec->name, file.path + ": /gpu_spec");
+  }
   if (json.contains("cuda_graphs")) {
     if (!json["cuda_graphs"].is_boolean()) Refuse(file.path, "/cuda_graphs: expected true or false");
     file.cuda_graphs = json["cuda_graphs"].get<bool>();
   }
-  if (json.contains("llm_spec")) file.llm_spec = ParseLlm(json["llm_spec"].dump(), file.path + ": /llm_spec");
+  if (json.contains("llm_spec")) {
+    file.llm_spec = ParseLlm(json["llm_spec"].dump(), file.path + ": /llm_spec");
+    RequirePlain(file.llm_spec->name, file.path + ": /llm_spec");
+  }
   Defaults defaults;
   defaults.gpu = TextIn(json, "gpu", file.path);
   defaults.llm = TextIn(json, "llm", file.path);

@@ -14,6 +14,11 @@
 namespace poolsim {
 namespace {
 
+// Beyond it doubles are no longer all the whole numbers there are.
+constexpr double kMostWhole = 1e15;
+
+bool IsWhole(double x) { return x == std::floor(x) && std::abs(x) <= kMostWhole; }
+
 bool ByFactors(const ValueRange& r) { return r.low > 0 && r.high / r.low > 4; }
 
 }  // namespace
@@ -45,7 +50,9 @@ ValueRange ParseRange(const std::string& text, bool whole, const std::string& wh
   if (!low || !high || *low > *high) {
     throw InputError(fmt::format("{}: found \"{}\"; expected LOW..HIGH, two numbers in order", where, text));
   }
-  if (whole && (*low != std::floor(*low) || *high != std::floor(*high))) {
+  if (!std::isfinite(*high - *low) || (*low > 0 && !std::isfinite(*high / *low)))
+    throw InputError(fmt::format("{}: found {}; the ends are too far apart", where, text));
+  if (whole && !(IsWhole(*low) && IsWhole(*high))) {
     throw InputError(fmt::format("{}: found {}; expected whole numbers", where, text));
   }
   return {*low, *high, whole};
@@ -60,7 +67,7 @@ std::vector<Json> ParseValues(const std::string& list, bool whole, const std::st
     if (item.empty()) throw InputError(fmt::format("{}: found \"{}\"; a value is empty", where, list));
     const Json parsed = Json::parse(item, nullptr, false);
     Json value = parsed.is_discarded() || parsed.is_structured() ? Json(item) : parsed;
-    if (whole && value.is_number_float() && value.get<double>() == std::floor(value.get<double>())) {
+    if (whole && value.is_number_float() && IsWhole(value.get<double>())) {
       value = value.get<std::int64_t>();
     }
     if (std::find(values.begin(), values.end(), value) != values.end()) {

@@ -17,9 +17,12 @@ bool SplitCsv(std::string_view line, std::vector<CsvField>& fields, std::string&
   for (std::size_t i = 0;; ++i) {
     while (i < line.size() && blank(i)) ++i;
     const std::size_t at = i;
+    if (fields.size() == kMaxColumns) {
+      fields.push_back({line.substr(at), at});
+      return true;
+    }
     if (i == line.size() || line[i] != '"') {
       while (i < line.size() && line[i] != ',') ++i;
-      if (fields.size() == kMaxColumns) i = line.size();
       std::size_t end = i;
       while (end > at && blank(end - 1)) --end;
       fields.push_back({line.substr(at, end - at), at});

@@ -395,24 +395,33 @@ TEST_CASE("Names that a spreadsheet would compute stay texts in tables, and come
   if (ended.code == 0) CHECK(Get(desk.folder() / "page.html").find("\"=1+1\"") != std::string::npos);
 }
 
-TEST_CASE("A name in measurements is no command for gnuplot or a shell", "[golden]") {
+TEST_CASE("A name in measurements is no command for gnuplot or a shell, and no path", "[golden]") {
   const Desk desk("gnuplot");
   std::string rows;
   for (const int tokens : {64, 128, 512, 2048}) {
     rows += (rows.empty() ? "" : ",") + std::string("{\"kind\": \"prefill\", \"batch\": 1, \"tokens\": ") +
             std::to_string(tokens) + ", \"time\": " + std::to_string(10 + tokens / 10) + ", \"repeats\": 5}";
   }
-  Put(desk.folder() / "m.json",
-      "{\"schema\": \"poolsim-measurements-1\", \"gpu\": \"x`touch pwned`'\\\"\\n!touch pwned\", \"llm\": \"qwen2.5-7b\","
-      "\"unit\": \"ms\", \"gpu_spec\": {\"name\": \"x`touch pwned`'\\\"\\n!touch pwned\", \"memory_bytes\": 85899345920,"
-      "\"hbm_bytes_per_s\": 3350000000000, \"bf16_flops\": 989e12, \"pcie_bytes_per_s\": 64000000000, \"source\": \"s\"},"
-      "\"rows\": [" +
-          rows + "]}");
-  const Ended ended = desk.Call({"calibrate", "m.json", "--out", "p.json", "--plot", "it's.svg"});
+  const auto measured_on = [&](const std::string& name) {
+    Put(desk.folder() / "m.json",
+        "{\"schema\": \"poolsim-measurements-1\", \"gpu\": \"" + name +
+            "\", \"llm\": \"qwen2.5-7b\", \"unit\": \"ms\","
+            "\"gpu_spec\": {\"name\": \"" +
+            name +
+            "\", \"memory_bytes\": 85899345920, \"hbm_bytes_per_s\": 3350000000000,"
+            "\"bf16_flops\": 989e12, \"pcie_bytes_per_s\": 64000000000, \"source\": \"s\"}, \"rows\": [" +
+            rows + "]}");
+  };
+  for (const char* name : {"x`touch pwned`", "x\\n!touch pwned", "../x", ".x"}) {
+    measured_on(name);
+    desk.CheckRefused({"calibrate", "m.json", "--out", "p.json", "--plot", "p.svg"}, {"m.json: /gpu_spec: /name: found"});
+  }
+  measured_on("my-gpu_2.0");
+  const Ended ended = desk.Call({"calibrate", "m.json", "--out", "p.json", "--plot", "it's `touch pwned`.svg"});
   CAPTURE(ended.err);
   if (ended.err.find("needs gnuplot") == std::string::npos) {
     CHECK(ended.code == 0);
-    CHECK(fs::exists(desk.folder() / "it's.svg"));
+    CHECK(fs::exists(desk.folder() / "it's `touch pwned`.svg"));
   }
   CHECK(!fs::exists(desk.folder() / "pwned"));
 }

@@ -64,8 +64,8 @@ TEST_CASE("A range keeps the type of its setting, and a list the type of its val
   CHECK(ParseVaried("fleet.cell_gpus=8..10:3", Resolved()).values[1].is_number_integer());
   CHECK(ParseVaried("fleet.pue=1..3:3", Resolved()).values[1].is_number_float());
   CHECK(ParseVaried("workload.path=../a.csv,../b.csv", Resolved()).values == std::vector<Json>{"../a.csv", "../b.csv"});
-  for (const char* bad :
-       {"fleet.gpus", "=1,2", "fleet.gpus=", "fleet.gpus=1,,2", "fleet.gpus=9..1:3", "fleet.gpus=1..9:0", "fleet.gpus=1,1"}) {
+  for (const char* bad : {"fleet.gpus", "=1,2", "fleet.gpus=", "fleet.gpus=1,,2", "fleet.gpus=9..1:3", "fleet.gpus=1..9:0",
+                          "fleet.gpus=1,1", "fleet.pue=-1e308..1e308:3", "fleet.pue=1e-300..1e300:3"}) {
     CAPTURE(bad);
     CHECK(Refusal([&] { ParseVaried(bad, Resolved()); }).rfind("--vary", 0) == 0);
   }
