@@ -759,7 +759,10 @@ ShardsResult Run::All() {
     });
   }
   if (options_.share) {
-    if (!RunShared(*source)) return std::move(result_);
+    if (!RunShared(*source)) {
+      result_.elsewhere = true;
+      return std::move(result_);
+    }
   } else {
     RunHere(std::move(source));
   }

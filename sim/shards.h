@@ -59,6 +59,7 @@ struct PoolTotals {
 };
 
 struct ShardsResult {
+  bool elsewhere = false;  // the result is in another process: nothing of what follows is meant
   std::vector<PoolTotals> pools;
   std::uint64_t fingerprint = 0;  // of one shard its own, else of all in order
   WorkloadSeen seen;

@@ -347,6 +347,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
   const auto begin = std::chrono::steady_clock::now();
   const std::vector<PoolPlan> plans = AssignModels(s, facts);
   ShardsResult shards = RunShards(s, plans, facts, options);
+  if (shards.elsewhere) return {};
 
   RunResult result;
   result.policy = PolicyNames(s);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -115,15 +116,16 @@ std::string Build() {
 
 void WriteWholeFile(const std::string& path, const std::string& text) {
   const std::string partial = path + ".partial";
+  errno = 0;
   std::ofstream out(partial, std::ios::binary);
   out << text;
   out.close();
-  std::error_code error;
+  std::error_code error(out ? 0 : errno, std::generic_category());
   if (out) std::filesystem::rename(partial, path, error);
   if (!out || error) {
     std::error_code ignored;
     std::filesystem::remove(partial, ignored);
-    throw InputError(fmt::format("{}: cannot be written", path));
+    throw InputError(fmt::format("{}: cannot be written{}", path, error ? ": " + error.message() : std::string()));
   }
 }
 
