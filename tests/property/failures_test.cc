@@ -344,6 +344,19 @@ TEST_CASE("A straggler takes its factor longer for every step", "[theory]") {
   CHECK(result.failing);
 }
 
+TEST_CASE("Fairness is Jain's index over the models that had requests, and the mean of their worst tenth", "[theory]") {
+  RunResult result;
+  for (int m = 0; m < 12; ++m) {
+    ModelRow row;
+    row.metrics.requests = m < 11 ? 10 : 0;  // the last had none
+    row.metrics.service = m == 0 ? 0.0 : m == 1 ? 5.0 : 10.0;
+    result.models.push_back(row);
+  }
+  const Fairness fairness = FairnessOf(result);
+  CHECK(fairness.jain == Approx(9.5 * 9.5 / (11 * 9.25)));
+  CHECK(fairness.worst_decile == Approx(0.25));  // two of eleven
+}
+
 TEST_CASE("Outages come as their law says, whatever else there is", "[theory]") {
   FailuresConfig config;
   config.gpus = {1000, 1, 50, 1};
