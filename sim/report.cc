@@ -7,6 +7,7 @@
 #include <cmath>
 #include <csignal>
 #include <filesystem>
+#include <numeric>
 #include <system_error>
 
 #include <fcntl.h>
@@ -240,6 +241,26 @@ Attainment AttainmentOf(const ModelMetrics& m) {
   return a;
 }
 
+Fairness FairnessOf(const RunResult& result) {
+  std::vector<double> shares;
+  for (const ModelRow& row : result.models) {
+    if (row.metrics.requests > 0) shares.push_back(AttainmentOf(row.metrics).service);
+  }
+  Fairness fairness;
+  if (shares.empty()) return fairness;
+  std::sort(shares.begin(), shares.end());
+  double sum = 0, squares = 0;
+  for (const double x : shares) {
+    sum += x;
+    squares += x * x;
+  }
+  fairness.jain = Ratio(sum * sum, static_cast<double>(shares.size()) * squares, 1);
+  const std::size_t worst = (shares.size() + 9) / 10;
+  fairness.worst_decile =
+      std::accumulate(shares.begin(), shares.begin() + static_cast<std::ptrdiff_t>(worst), 0.0) / static_cast<double>(worst);
+  return fairness;
+}
+
 Utilisation UtilisationOf(const RunResult& result) {
   const auto share = [&result](Activity activity) {
     return Ratio(static_cast<double>(result.activity[static_cast<std::size_t>(activity)]), static_cast<double>(result.owned), 0);
@@ -297,6 +318,8 @@ Json SummaryJson(const Scenario& scenario, const RunResult& result) {
                             {"service", Rounded(a.service)},
                             {"request", Rounded(a.request)},
                             {"request_gaps", Rounded(a.request_gaps)}};
+  const Fairness fairness = FairnessOf(result);
+  json["fairness"] = Json{{"jain", Rounded(fairness.jain)}, {"worst_decile", Rounded(fairness.worst_decile)}};
   json["goodput_tokens_per_s"] = Rounded(Goodput(scenario, result));
   json["ttft_s"] = Latencies(m.ttft);
   json["tbt_s"] = Latencies(m.tbt);

@@ -32,6 +32,13 @@ struct Attainment {
 };
 Attainment AttainmentOf(const ModelMetrics& m);
 
+// How evenly service attainment falls to the models that had requests, each of them alike.
+struct Fairness {
+  double jain = 1;          // Jain's index (sum x)^2 / (n sum x^2): 1 when all fare alike, 1/n when one has all
+  double worst_decile = 1;  // mean of the tenth of them, rounded up, that fare worst
+};
+Fairness FairnessOf(const RunResult& result);
+
 // Of the GPU-time owned. busy is the sum of the first four; idle the rest, without `down`.
 struct Utilisation {
   double busy = 0;

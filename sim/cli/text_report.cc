@@ -85,7 +85,7 @@ std::string FailuresText(const RunResult& result) {
                   Plural(of(FailureKind::kGpu), "instance"), Count(of(FailureKind::kNode)), Count(of(FailureKind::kDrain)));
   if (of(FailureKind::kCache) + of(FailureKind::kLink) > 0)
     text += fmt::format("; {} of weight caches, {} of uplinks", Count(of(FailureKind::kCache)), Count(of(FailureKind::kLink)));
-  return text + fmt::format("; requests hit {} times: {} done again ({}), {} lost; {} moved", Count(f.hit), Count(f.retried),
+  return text + fmt::format("; requests hit {}: {} done again ({}), {} lost; {} moved", Plural(f.hit, "time"), Count(f.retried),
                             Plural(f.recomputed, "token"), Count(f.lost), Count(f.moved));
 }
 
@@ -203,6 +203,12 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
   out += Item(style, "within target",
               fmt::format("{} % of service time, {} % of tokens, {} % of requests ({} % gap by gap)", Percent(a.service),
                           Percent(a.token), Percent(a.request), Percent(a.request_gaps)));
+  // Where all models fare alike there is nothing to say.
+  if (const Fairness fairness = FairnessOf(result); fairness.worst_decile < a.service - 0.0005) {
+    out += Item(style, "fairness",
+                fmt::format("{} % of service time for the worst tenth of models; Jain's index {:.3f}",
+                            Percent(fairness.worst_decile), fairness.jain));
+  }
   out += "\n" + LatencyTable(m, style) + "\n";
   out += Item(style, "GPU time", fmt::format("[{}] {} % busy", UtilisationBar(u), Percent(u.busy)));
   out += Item(style, "",

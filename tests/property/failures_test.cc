@@ -74,33 +74,6 @@ std::unique_ptr<Seen> RunOne(const RandomScenario& random, bool check = true) {
   return out;
 }
 
-// Failures of every kind, from one a day on a hundred nodes to some every few seconds on each GPU.
-Json RandomFailures(std::uint64_t seed, bool rare) {
-  Rng rng(seed, "random failures");
-  const auto real = [&](double low, double high) { return std::round(low * std::pow(high / low, rng.Uniform01()) * 1e4) / 1e4; };
-  const auto chance = [&](double p) { return rng.Uniform01() < p; };
-  const auto law = [&](double low, double high) {
-    return Json{{"mtbf_s", rare ? 8.64e6 : real(low, high)},
-                {"shape", chance(0.5) ? 1.0 : real(0.5, 4)},
-                {"repair_s", rare ? 600 : real(0.05, 5)},
-                {"repair_shape", chance(0.5) ? 1.0 : 8.0}};
-  };
-  Json j;
-  j["nodes"] = law(2, 20);
-  if (!rare && chance(0.6)) j["gpus"] = law(1.5, 30);
-  if (!rare && chance(0.5)) j["caches"] = law(1, 10);
-  if (!rare && chance(0.5)) {
-    j["links"] = law(1, 10);
-    j["links"]["factor"] = chance(0.3) ? 0.0 : 0.2;
-  }
-  j["in_flight"] = std::vector<std::string>{"retry", "recompute", "lost"}[rng.Below(3)];
-  if (chance(0.5)) j["max_retries"] = rng.Below(4);
-  if (chance(0.3)) j["stragglers"] = {{"fraction", 0.5}, {"slowdown", real(1.01, 3)}, {"link_fraction", 0.5}};
-  if (!rare && chance(0.5))
-    j["drains"] = {{{"at_s", real(0.1, 5)}, {"grace_s", real(0.01, 3)}, {"for_s", real(0.1, 5)}, {"nodes", 1 + rng.Below(2)}}};
-  return j;
-}
-
 // Calls `statement` on random scenarios that `policy` can place.
 template <class Statement>
 void OnRandomFailures(const PolicyEntry& policy, int scenarios, bool rare, const Statement& statement) {
@@ -342,6 +315,19 @@ TEST_CASE("A straggler takes its factor longer for every step", "[theory]") {
   CHECK(plain.tokens.times[0].front() == Ms(1150));
   CHECK(plain.tokens.times[0].back() == Ms(1150 + 1500));
   CHECK(result.failing);
+}
+
+TEST_CASE("Fairness is Jain's index over the models that had requests, and the mean of their worst tenth", "[theory]") {
+  RunResult result;
+  for (int m = 0; m < 12; ++m) {
+    ModelRow row;
+    row.metrics.requests = m < 11 ? 10 : 0;  // the last had none
+    row.metrics.service = m == 0 ? 0.0 : m == 1 ? 5.0 : 10.0;
+    result.models.push_back(row);
+  }
+  const Fairness fairness = FairnessOf(result);
+  CHECK(fairness.jain == Approx(9.5 * 9.5 / (11 * 9.25)));
+  CHECK(fairness.worst_decile == Approx(0.25));  // two of eleven
 }
 
 TEST_CASE("Outages come as their law says, whatever else there is", "[theory]") {

@@ -279,4 +279,30 @@ RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed)
   return out;
 }
 
+Json RandomFailures(std::uint64_t seed, bool rare) {
+  Rng rng(seed, "random failures");
+  const auto real = [&](double low, double high) { return std::round(low * std::pow(high / low, rng.Uniform01()) * 1e4) / 1e4; };
+  const auto chance = [&](double p) { return rng.Uniform01() < p; };
+  const auto law = [&](double low, double high) {
+    return Json{{"mtbf_s", rare ? 8.64e6 : real(low, high)},
+                {"shape", chance(0.5) ? 1.0 : real(0.5, 4)},
+                {"repair_s", rare ? 600 : real(0.05, 5)},
+                {"repair_shape", chance(0.5) ? 1.0 : 8.0}};
+  };
+  Json j;
+  j["nodes"] = law(2, 20);
+  if (!rare && chance(0.6)) j["gpus"] = law(1.5, 30);
+  if (!rare && chance(0.5)) j["caches"] = law(1, 10);
+  if (!rare && chance(0.5)) {
+    j["links"] = law(1, 10);
+    j["links"]["factor"] = chance(0.3) ? 0.0 : 0.2;
+  }
+  j["in_flight"] = std::vector<std::string>{"retry", "recompute", "lost"}[rng.Below(3)];
+  if (chance(0.5)) j["max_retries"] = rng.Below(4);
+  if (chance(0.3)) j["stragglers"] = {{"fraction", 0.5}, {"slowdown", real(1.01, 3)}, {"link_fraction", 0.5}};
+  if (!rare && chance(0.5))
+    j["drains"] = {{{"at_s", real(0.1, 5)}, {"grace_s", real(0.01, 3)}, {"for_s", real(0.1, 5)}, {"nodes", 1 + rng.Below(2)}}};
+  return j;
+}
+
 }  // namespace poolsim

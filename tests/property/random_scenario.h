@@ -24,6 +24,8 @@ struct RandomScenario {
 };
 
 RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed);
+// A section `failures` with every kind of them; `rare`: of one a day on a hundred nodes, else some every few seconds.
+Json RandomFailures(std::uint64_t seed, bool rare);
 
 // A workload that lies in memory.
 class ListSource final : public RequestSource {
