@@ -31,6 +31,15 @@ std::string SystemError() { return std::generic_category().message(errno); }
 
 std::uint64_t Checksum(std::string_view about, std::string_view state) { return Hash64(state, Hash64(about)); }
 
+bool HasChecksum([[maybe_unused]] std::string_view about, [[maybe_unused]] std::string_view state,
+                 [[maybe_unused]] std::uint64_t expected) {
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+  return true;  // else a fuzzer sees nothing but wrong checksums
+#else
+  return Checksum(about, state) == expected;
+#endif
+}
+
 struct Closer {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
@@ -95,10 +104,10 @@ Checkpoint ReadCheckpoint(const std::string& file, const std::string& build) {
   checkpoint.state.resize(static_cast<std::size_t>(head.state_bytes));
   if (std::fread(about.data(), 1, about.size(), in.get()) != about.size() ||
       std::fread(checkpoint.state.data(), 1, checkpoint.state.size(), in.get()) != checkpoint.state.size() ||
-      Checksum(about, checkpoint.state) != head.checksum) {
+      !HasChecksum(about, checkpoint.state, head.checksum)) {
     refuse(kTorn);
   }
-  checkpoint.about = Json::parse(about, nullptr, false);
+  checkpoint.about = ParseJson(about, file);
   if (!checkpoint.about.is_object() || !checkpoint.about.contains("build") || !checkpoint.about["build"].is_string())
     refuse(kTorn);
   const std::string written = checkpoint.about["build"];

@@ -1,8 +1,14 @@
-// What poolsim has written itself, and somebody may have changed: results folders, their tables, and journals.
+// What poolsim has written itself, and somebody may have changed: results folders, their tables, journals and checkpoints.
+#include <array>
+#include <deque>
+#include <utility>
+
 #include "planning/journal.h"
 #include "planning/sweep.h"
 #include "report/csv.h"
 #include "report/page.h"
+#include "sim/archive.h"
+#include "sim/checkpoint.h"
 #include "sim/errors.h"
 #include "sim/report.h"
 #include "sim/scenario.h"
@@ -101,12 +107,43 @@ void RunSweep(const std::string& bytes, const std::string& folder) {
   });
 }
 
+// The file, whole or from behind its head; and what an archive makes of a state.
+struct Kept {
+  std::vector<std::string> names;
+  std::deque<std::pair<std::int32_t, std::vector<std::int64_t>>> lists;
+  std::array<std::uint8_t, 3> bytes{};
+  void State(Archive& a) { a(names, lists, bytes); }
+};
+
+void RunCheckpoint(const std::string& bytes, const std::string& folder) {
+  const std::string path = folder + "/run.ckpt", build = "this build";
+  Put(path, bytes);
+  Accepts([&] { ReadCheckpoint(path, build); });
+  const std::size_t end = std::min(bytes.find('\n'), bytes.size());
+  Kept kept;
+  const bool read = Accepts([&] {
+    Archive a(std::string_view(bytes).substr(end));
+    kept.State(a);
+  });
+  if (!read) return;
+  Archive out;
+  kept.State(out);
+  Kept again;
+  Archive in(out.written());
+  again.State(in);
+  Expect(in.at_end() && again.names == kept.names && again.lists == kept.lists && again.bytes == kept.bytes,
+         "a state that reads otherwise once it was written");
+  WriteCheckpoint(path, Json{{"build", build}}, out.written());
+  Expect(ReadCheckpoint(path, build).state == out.written(), "a checkpoint with another state than was written");
+}
+
 }  // namespace
 
 void AddResultsTargets(std::vector<Target>& targets) {
   targets.push_back({"results-folder", RunFolder});
   targets.push_back({"results-table", RunTable});
   targets.push_back({"journal", RunJournal});
+  targets.push_back({"checkpoint", RunCheckpoint});
   targets.push_back({"sweep", RunSweep});
 }
 
