@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <fstream>
 #include <string_view>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -62,7 +64,11 @@ std::string OneLine(std::string text) {
 
 // Of several processes with the same command line, one says what is wrong with it.
 int Refuse(const std::string& message) {
-  if (Ranks::LaunchedRank() == 0) fmt::print(stderr, "poolsim: {}\n", OneLine(message));
+  if (Ranks::LaunchedRank() == 0) {
+    fmt::print(stderr, "poolsim: {}\n", OneLine(message));
+  } else {
+    std::this_thread::sleep_for(std::chrono::seconds(1));  // the launcher ends all with the first that leaves
+  }
   return kBadInput;
 }
 

@@ -309,10 +309,7 @@ void RunScenario(const Options& options, const Scenario& scenario, const Invocat
   std::string error, identity;
   try {
     if (ranks.size() > 1) {
-      const char* alone = timeline != nullptr        ? "--timeline"
-                          : keeper != nullptr        ? "--checkpoint"
-                          : scenario.output.requests ? "output.requests"
-                                                     : nullptr;
+      const char* alone = timeline != nullptr ? "--timeline" : scenario.output.requests ? "output.requests" : nullptr;
       if (alone != nullptr) throw InputError(fmt::format("{} takes one process, found {}", alone, ranks.size()));
     }
     if (ranks.rank() == 0) {
@@ -370,6 +367,7 @@ void Run(const Options& options, const Invocation& invocation) {
     if (options.every_given) throw InputError("--every: there is no --checkpoint to write so often");
     return RunScenario(options, scenario, invocation, nullptr);
   }
+  if (Ranks::LaunchedSize() > 1) throw InputError(fmt::format("--checkpoint takes one process, found {}", Ranks::LaunchedSize()));
   const Keeper keeper(options, scenario, invocation);
   RunScenario(options, scenario, invocation, &keeper);
 }
