@@ -123,8 +123,10 @@ void LeaveOutMachine(Json& summary) {
 using Keys = std::vector<std::pair<std::string, Json>>;
 
 // With values of the right kind; the columns of a table do not depend on which points could be run.
-Keys KeysOf(const Scenario& scenario) {
-  Json shape = SummaryJson(scenario, RunResult{});
+Keys KeysOf(const Scenario& scenario, bool failing) {
+  RunResult none;
+  none.failing = failing;
+  Json shape = SummaryJson(scenario, none);
   LeaveOutMachine(shape);
   return Flattened(shape);
 }
@@ -266,6 +268,7 @@ Sweep::Sweep(const Loader& load, const SweepOptions& options)
       if (opened.insert(WriteStruct(scenario.workload).dump()).second) OpenScenarioWorkload(scenario);
       if (options.policies.empty()) points_.push_back({designed[p], scenario});
       for (const std::string& policy : options.policies) points_.push_back({designed[p], WithPolicy(scenario, policy)});
+      failing_ = failing_ || scenario.failures.Any();
     } catch (const InputError& e) {
       throw InputError(fmt::format("--vary: point {} ({}): {}", p + 1, Shown(varied_, designed[p]), e.what()));
     }
@@ -312,7 +315,9 @@ std::string Sweep::Run(std::size_t run, const RunOptions& options, const std::fu
   try {
     const WorkloadFacts facts = SurveyWorkload(scenario);
     if (surveyed) surveyed(facts.seen.requests);
-    summary = SummaryJson(scenario, SimulateIfFeasible(scenario, facts, options));
+    RunResult result = SimulateIfFeasible(scenario, facts, options);
+    result.failing = failing_;  // all points have the same keys
+    summary = SummaryJson(scenario, result);
     LeaveOutMachine(summary);
   } catch (const InputError& e) {
     summary = {{"policy", PolicyNames(scenario)}, {"status", "failed"}, {"reason", e.what()}};
@@ -320,11 +325,11 @@ std::string Sweep::Run(std::size_t run, const RunOptions& options, const std::fu
   return summary.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-void Sweep::CheckText(std::size_t run, const std::string& text) const { ReadRun(KeysOf(base_), run, text); }
+void Sweep::CheckText(std::size_t run, const std::string& text) const { ReadRun(KeysOf(base_, failing_), run, text); }
 
 SweepTable::SweepTable(const Sweep& sweep, const std::vector<std::string>& texts) : varied(sweep.varied_.size()) {
   const auto replications = static_cast<std::size_t>(sweep.replications_);
-  const Keys keys = KeysOf(sweep.base_);
+  const Keys keys = KeysOf(sweep.base_, sweep.failing_);
   const auto estimated = [&](std::size_t k) { return replications > 1 && !keys[k].second.is_string(); };
   for (const VariedSetting& setting : sweep.varied_) columns.push_back(setting.path);
   for (std::size_t k = 0; k < keys.size(); ++k) {

@@ -99,6 +99,7 @@ class Sweep {
   std::vector<VariedSetting> varied_;
   std::vector<Point> points_;
   int replications_ = 1;
+  bool failing_ = false;  // of some point something may fail
 };
 
 // A row per point. Columns: the varied settings, then the keys of summary.json joined with dots, as in compare.csv. With several

@@ -93,11 +93,15 @@ class CsvLine {
   bool first_ = true;
 };
 
-void ModelLine(const ModelRow& row, std::string& out) {
-  const ModelMetrics& m = row.metrics;
+constexpr const char* kMetricsColumns =
+    "requests,finished_requests,failed_requests,unfinished_requests,prompt_tokens,output_tokens,"
+    "attainment_token,attainment_service,attainment_request,attainment_request_gaps,"
+    "ttft_mean_s,ttft_p50_s,ttft_p99_s,tbt_mean_s,tbt_p50_s,tbt_p99_s,tpot_mean_s,tpot_p50_s,tpot_p99_s,"
+    "e2e_mean_s,e2e_p50_s,e2e_p99_s,switches,busy_gpu_s\n";
+
+// The rest of a line, under kMetricsColumns.
+void EndWith(const ModelMetrics& m, CsvLine& line, std::string& out) {
   const Attainment attainment = AttainmentOf(m);
-  CsvLine line;
-  line.Text(row.name).Text(row.llm).Text(row.pool);
   line.Int(m.requests).Int(Count(m, Outcome::kFinished)).Int(FailedRequests(m)).Int(Count(m, Outcome::kPending));
   line.Int(m.prompt_tokens).Int(m.output_tokens);
   line.Real(attainment.token).Real(attainment.service).Real(attainment.request).Real(attainment.request_gaps);
@@ -241,9 +245,13 @@ Attainment AttainmentOf(const ModelMetrics& m) {
   return a;
 }
 
-Fairness FairnessOf(const RunResult& result) {
+namespace {
+
+// Rows of models or of tenants.
+template <class Rows>
+Fairness FairnessAmong(const Rows& rows) {
   std::vector<double> shares;
-  for (const ModelRow& row : result.models) {
+  for (const auto& row : rows) {
     if (row.metrics.requests > 0) shares.push_back(AttainmentOf(row.metrics).service);
   }
   Fairness fairness;
@@ -260,6 +268,11 @@ Fairness FairnessOf(const RunResult& result) {
       std::accumulate(shares.begin(), shares.begin() + static_cast<std::ptrdiff_t>(worst), 0.0) / static_cast<double>(worst);
   return fairness;
 }
+
+}  // namespace
+
+Fairness FairnessOf(const RunResult& result) { return FairnessAmong(result.models); }
+Fairness FairnessOfTenants(const RunResult& result) { return FairnessAmong(result.tenants); }
 
 Utilisation UtilisationOf(const RunResult& result) {
   const auto share = [&result](Activity activity) {
@@ -320,6 +333,11 @@ Json SummaryJson(const Scenario& scenario, const RunResult& result) {
                             {"request_gaps", Rounded(a.request_gaps)}};
   const Fairness fairness = FairnessOf(result);
   json["fairness"] = Json{{"jain", Rounded(fairness.jain)}, {"worst_decile", Rounded(fairness.worst_decile)}};
+  if (!scenario.tenants.empty()) {
+    const Fairness among = FairnessOfTenants(result);
+    json["fairness"]["tenants"] =
+        Json{{"count", result.tenants.size()}, {"jain", Rounded(among.jain)}, {"worst_decile", Rounded(among.worst_decile)}};
+  }
   json["goodput_tokens_per_s"] = Rounded(Goodput(scenario, result));
   json["ttft_s"] = Latencies(m.ttft);
   json["tbt_s"] = Latencies(m.tbt);
@@ -344,12 +362,22 @@ Json SummaryJson(const Scenario& scenario, const RunResult& result) {
 }
 
 std::string ModelsCsv(const RunResult& result) {
-  std::string out =
-      "model,llm,pool,requests,finished_requests,failed_requests,unfinished_requests,prompt_tokens,output_tokens,"
-      "attainment_token,attainment_service,attainment_request,attainment_request_gaps,"
-      "ttft_mean_s,ttft_p50_s,ttft_p99_s,tbt_mean_s,tbt_p50_s,tbt_p99_s,tpot_mean_s,tpot_p50_s,tpot_p99_s,"
-      "e2e_mean_s,e2e_p50_s,e2e_p99_s,switches,busy_gpu_s\n";
-  for (const ModelRow& row : result.models) ModelLine(row, out);
+  std::string out = std::string("model,llm,pool,") + kMetricsColumns;
+  for (const ModelRow& row : result.models) {
+    CsvLine line;
+    line.Text(row.name).Text(row.llm).Text(row.pool);
+    EndWith(row.metrics, line, out);
+  }
+  return out;
+}
+
+std::string TenantsCsv(const RunResult& result) {
+  std::string out = std::string("tenant,models,") + kMetricsColumns;
+  for (const TenantRow& row : result.tenants) {
+    CsvLine line;
+    line.Text(row.name).Int(row.models);
+    EndWith(row.metrics, line, out);
+  }
   return out;
 }
 

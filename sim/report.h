@@ -38,6 +38,8 @@ struct Fairness {
   double worst_decile = 1;  // mean of the tenth of them, rounded up, that fare worst
 };
 Fairness FairnessOf(const RunResult& result);
+// The same among its tenants.
+Fairness FairnessOfTenants(const RunResult& result);
 
 // Of the GPU-time owned. busy is the sum of the first four; idle the rest, without `down`.
 struct Utilisation {
@@ -75,6 +77,8 @@ double Goodput(const Scenario& scenario, const RunResult& result);
 //   bytes_from     bytes of weights read from each tier
 Json SummaryJson(const Scenario& scenario, const RunResult& result);
 std::string ModelsCsv(const RunResult& result);
+// Where the scenario has tenants.
+std::string TenantsCsv(const RunResult& result);
 std::string WindowsCsv(const RunResult& result);
 
 // What pictures are drawn from. REQUIRES result.record (RunOptions::record).

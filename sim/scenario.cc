@@ -163,6 +163,11 @@ void PoolConfig::Describe(Fields& f) {
   f.Nested("policy", policy, "how this pool is shared");
 }
 
+void TenantConfig::Describe(Fields& f) {
+  f.Text("name", name, "name of the tenant");
+  f.Texts("models", models, "names of its models; * and ? are wildcards, and the first tenant that takes a model has it");
+}
+
 void Scenario::Describe(Fields& f) {
   f.Text("$schema", schema, "where an editor finds the JSON Schema (poolsim schema prints it); not looked at");
   f.Text("name", name, "short name of the scenario");
@@ -173,6 +178,7 @@ void Scenario::Describe(Fields& f) {
   f.Nested("policy", policy, "how they are shared, when there is one pool");
   f.NestedList("pools", pools, "sets of GPUs with models and a policy of their own, instead of fleet and policy");
   f.NestedList("models", models, "what the models of the workload are");
+  f.NestedList("tenants", tenants, "whose models they are, for what is measured: a model that none takes is a tenant of its own");
   f.Nested("slo", slo, "targets of every model that has none of its own");
   f.Nested("cost", cost, "what steps cost");
   f.Nested("switch", switching, "what changing the model of a GPU costs");
@@ -320,6 +326,18 @@ Scenario ParseScenario(const std::string& text, const std::string& file, const s
   ResolveEntry(s.fleet.gpu, base_dir);
   CheckFleet(s.fleet, file, "/fleet");
   CheckPolicy(s.policy, file, "/policy");
+  for (std::size_t i = 0; i < s.tenants.size(); ++i) {
+    const TenantConfig& tenant = s.tenants[i];
+    const auto refuse = [&](const char* key, const std::string& why) {
+      throw InputError(fmt::format("{}: /tenants/{}/{}: {}", file, i, key, why));
+    };
+    if (tenant.name.empty()) refuse("name", "a tenant needs a name");
+    if (tenant.models.empty())
+      refuse("models", fmt::format("tenant \"{}\" has no models; expected names, as in [\"a-*\"]", tenant.name));
+    for (std::size_t j = 0; j < i; ++j) {
+      if (s.tenants[j].name == tenant.name) refuse("name", fmt::format("\"{}\" is the name of another tenant", tenant.name));
+    }
+  }
   for (std::size_t i = 0; i < s.pools.size(); ++i) {
     const std::string path = fmt::format("/pools/{}", i);
     ResolveEntry(s.pools[i].fleet.gpu, base_dir);
@@ -370,6 +388,7 @@ Json ResolvedScenario(const Scenario& scenario) {
   Json json = WriteStruct(scenario);
   json.erase("$schema");
   if (!scenario.failures.Any()) json.erase("failures");
+  if (scenario.tenants.empty()) json.erase("tenants");
   if (scenario.pools.empty()) {
     json.erase("pools");
     ResolvePolicy(json["policy"]);

@@ -172,6 +172,13 @@ struct PoolConfig {
   void Describe(Fields& f);
 };
 
+// Whose models they are, for what is measured; policies do not see it.
+struct TenantConfig {
+  std::string name;
+  std::vector<std::string> models;  // name patterns; the first tenant that takes a model has it
+  void Describe(Fields& f);
+};
+
 struct Scenario {
   std::string schema;  // "$schema": where an editor finds the JSON Schema; not looked at
   std::string name;
@@ -182,6 +189,7 @@ struct Scenario {
   PolicyConfig policy;
   std::vector<PoolConfig> pools;
   std::vector<ModelRule> models;
+  std::vector<TenantConfig> tenants;  // a model that none takes is a tenant of its own
   SloConfig slo;
   CostConfig cost;
   SwitchConfig switching;  // key "switch"

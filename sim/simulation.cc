@@ -343,6 +343,30 @@ RunResult SimulateIfFeasible(const Scenario& scenario, const WorkloadFacts& fact
   }
 }
 
+namespace {
+
+std::vector<TenantRow> TenantsOf(const Scenario& s, const std::vector<ModelRow>& models) {
+  std::vector<TenantRow> rows;
+  if (s.tenants.empty()) return rows;
+  for (const TenantConfig& tenant : s.tenants) rows.push_back({tenant.name, 0, {}});
+  for (const ModelRow& model : models) {
+    const auto takes = [&model](const TenantConfig& tenant) {
+      return std::any_of(tenant.models.begin(), tenant.models.end(),
+                         [&model](const std::string& pattern) { return Matches(pattern, model.name); });
+    };
+    auto at = static_cast<std::size_t>(std::find_if(s.tenants.begin(), s.tenants.end(), takes) - s.tenants.begin());
+    if (at == s.tenants.size()) {
+      at = rows.size();
+      rows.push_back({model.name, 0, {}});
+    }
+    ++rows[at].models;
+    rows[at].metrics.Merge(model.metrics);
+  }
+  return rows;
+}
+
+}  // namespace
+
 RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptions& options) {
   const auto begin = std::chrono::steady_clock::now();
   const std::vector<PoolPlan> plans = AssignModels(s, facts);
@@ -378,6 +402,7 @@ RunResult Simulate(const Scenario& s, const WorkloadFacts& facts, const RunOptio
       result.models.push_back(std::move(row));
     }
   }
+  result.tenants = TenantsOf(s, result.models);
   if (result.total.requests == 0) {
     throw InputError(fmt::format("{}: /metrics: no request is counted: none arrives between warmup_s = {} and {}", s.file,
                                  s.metrics.warmup_s,

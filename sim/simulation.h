@@ -27,6 +27,13 @@ struct ModelRow {
   ModelMetrics metrics;
 };
 
+// All models of a tenant.
+struct TenantRow {
+  std::string name;
+  std::int64_t models = 0;
+  ModelMetrics metrics;
+};
+
 // What was read of a workload.
 struct WorkloadSeen {
   std::int64_t requests = 0;
@@ -57,7 +64,8 @@ struct RunResult {
   std::uint64_t fingerprint = 0;  // of all pools' fingerprints in order
   std::int64_t requests = 0;      // all that came in, the warm-up's included
   ModelMetrics total;
-  std::vector<ModelRow> models;  // in order of the workload's names, pool by pool
+  std::vector<ModelRow> models;    // in order of the workload's names, pool by pool
+  std::vector<TenantRow> tenants;  // where the scenario has any: in its order, then models that are tenants of their own
   std::vector<Window> windows;
   std::array<GpuTime, kActivities> activity{};
   GpuTime owned = 0;

@@ -93,6 +93,7 @@ void WriteResults(ResultsFolder& folder, const Scenario& scenario, const std::ve
     if (!result.feasible) continue;
     folder.Write(result.policy + "/summary.json", FileText(SummaryJson(scenario, result)));
     folder.Write(result.policy + "/models.csv", ModelsCsv(result));
+    if (!result.tenants.empty()) folder.Write(result.policy + "/tenants.csv", TenantsCsv(result));
     folder.Write(result.policy + "/windows.csv", WindowsCsv(result));
     WriteRecord(folder, result.policy + "/", result);
   }

@@ -45,7 +45,8 @@ constexpr const char* kExamples =
     "  poolsim run my.json --out out/day --checkpoint day.ckpt --every 5m; poolsim resume day.ckpt    after a crash\n"
     "\n"
     "DIR gets scenario.json (every setting), manifest.json (where it comes from), summary.json,\n"
-    "models.csv, windows.csv, what pictures are made of (distributions.csv, model_windows.csv and fleet.csv:\n"
+    "models.csv, tenants.csv (where the scenario has any), windows.csv, what pictures are made of (distributions.csv, "
+    "model_windows.csv and fleet.csv:\n"
     "latencies and lengths, each model over time, every GPU over time) and, on demand, requests.csv.\n"
     "All settings: poolsim schema.\n"
     "\n"
@@ -344,6 +345,7 @@ void RunScenario(const Options& options, const Scenario& scenario, const Invocat
     folder->Write("scenario.json", FileText(ResolvedScenario(scenario)));
     folder->Write("summary.json", FileText(summary));
     folder->Write("models.csv", ModelsCsv(outcome.result));
+    if (!scenario.tenants.empty()) folder->Write("tenants.csv", TenantsCsv(outcome.result));
     folder->Write("windows.csv", WindowsCsv(outcome.result));
     WriteRecord(*folder, "", outcome.result);
     const Json manifest = ManifestJson(ProvenanceOf(options, invocation), scenario, outcome.facts, {outcome.result});

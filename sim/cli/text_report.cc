@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/foreign.h"
 #include "sim/policy.h"
 #include "sim/report.h"
 
@@ -204,6 +205,15 @@ std::string RunReport(const Scenario& scenario, const WorkloadFacts& facts, cons
               fmt::format("{} % of service time, {} % of tokens, {} % of requests ({} % gap by gap)", Percent(a.service),
                           Percent(a.token), Percent(a.request), Percent(a.request_gaps)));
   // Where all models fare alike there is nothing to say.
+  if (!result.tenants.empty()) {
+    const auto worst = std::min_element(result.tenants.begin(), result.tenants.end(), [](const TenantRow& x, const TenantRow& y) {
+      return AttainmentOf(x.metrics).service < AttainmentOf(y.metrics).service;
+    });
+    out +=
+        Item(style, "tenants",
+             fmt::format("{}; {} % of service time for the worst, {}; Jain's index {:.3f}", result.tenants.size(),
+                         Percent(AttainmentOf(worst->metrics).service), ForMessage(worst->name), FairnessOfTenants(result).jain));
+  }
   if (const Fairness fairness = FairnessOf(result); fairness.worst_decile < a.service - 0.0005) {
     out += Item(style, "fairness",
                 fmt::format("{} % of service time for the worst tenth of models; Jain's index {:.3f}",

@@ -77,6 +77,22 @@ TEST_CASE("A sweep has a row per point, and says which could not be run", "[gold
         std::string::npos);
 }
 
+TEST_CASE("A sweep over failures has their columns in every row", "[golden]") {
+  const fs::path desk = Fresh("failures");
+  const std::string sweep =
+      "sweep quickstart --quiet --set workload.params.duration_s=60 --set 'tenants=[{\"name\": \"a\", \"models\": [\"*0\"]}]' ";
+  // With failures in all points, and in one of two.
+  for (const char* vary : {"--vary failures.gpus.mtbf_s=300,600 ", "--vary failures.stragglers.fraction=0,0.5 "}) {
+    const Ended ended = CallIn(desk, sweep + vary + "--out out");
+    CAPTURE(vary, ended.err);
+    CHECK(ended.code == 0);
+    const std::string csv = Get(desk / "out" / "sweep.csv");
+    CHECK(csv.find("failures.requests.hit,") != std::string::npos);
+    CHECK(csv.find("fairness.tenants.jain,") != std::string::npos);
+    CHECK(std::count(csv.begin(), csv.end(), '\n') == 3);
+  }
+}
+
 TEST_CASE("A sweep refuses what it cannot do before it runs anything", "[golden]") {
   const fs::path desk = Fresh("refused");
   const auto refused = [&](const std::string& arguments, const std::string& part) {

@@ -376,4 +376,39 @@ TEST_CASE("A list of outages is refused where it is wrong", "[unit]") {
   CHECK(refusal("\n1,link,1,5\n").empty());
 }
 
+TEST_CASE("A tenant has what its models have together, and a model that none takes is a tenant", "[theory]") {
+  const std::string scenario =
+      R"({"workload": {"source": "poisson", "params": {"duration_s": 60, "models": 6, "rate_per_model": 0.5,
+      "mix": ["qwen2.5-7b"]}}, "fleet": {"gpu": "h800", "gpus": 2}, "policy": {"name": "serverless-llm"},
+    "tenants": [{"name": "a", "models": ["model_0000", "model_0001"]}, {"name": "b", "models": ["model_000[1-9]", "model_000?"]},
+                {"name": "none", "models": ["other-*"]}]})";
+  const Scenario s = testing::Parse(scenario);
+  const RunResult result = testing::Run(s);
+  REQUIRE(result.tenants.size() == 3);
+  CHECK(result.tenants[0].name == "a");
+  CHECK(result.tenants[0].models == 2);
+  CHECK(result.tenants[1].models == 4);
+  CHECK(result.tenants[2].models == 0);
+  ModelMetrics a;
+  for (const ModelRow& row : result.models) {
+    if (row.name == "model_0000" || row.name == "model_0001") a.Merge(row.metrics);
+  }
+  CHECK(result.tenants[0].metrics.requests == a.requests);
+  CHECK(AttainmentOf(result.tenants[0].metrics).service == AttainmentOf(a).service);
+  CHECK(result.tenants[0].metrics.requests + result.tenants[1].metrics.requests == result.total.requests);
+  const double x = AttainmentOf(result.tenants[0].metrics).service, y = AttainmentOf(result.tenants[1].metrics).service;
+  CHECK(FairnessOfTenants(result).jain == (x + y) * (x + y) / (2 * (x * x + y * y)));
+  CHECK(FairnessOfTenants(result).worst_decile == std::min(x, y));
+  CHECK(SummaryJson(s, result)["fairness"]["tenants"]["count"] == 3);
+
+  const RunResult alone = testing::Run(scenario, {R"(tenants=[{"name": "a", "models": ["model_0003"]}])"});
+  REQUIRE(alone.tenants.size() == 6);
+  CHECK(alone.tenants[1].name == "model_0000");
+  CHECK(!SummaryJson(testing::Parse(scenario, {"tenants=[]"}), result)["fairness"].contains("tenants"));
+  CHECK_THROWS_WITH(testing::Parse(scenario, {R"(tenants=[{"name": "a", "models": []}])"}),
+                    "test.json: /tenants/0/models: tenant \"a\" has no models; expected names, as in [\"a-*\"]");
+  CHECK_THROWS_WITH(testing::Parse(scenario, {R"(tenants=[{"name": "a", "models": ["x"]}, {"name": "a", "models": ["y"]}])"}),
+                    "test.json: /tenants/1/name: \"a\" is the name of another tenant");
+}
+
 }  // namespace poolsim

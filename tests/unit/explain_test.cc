@@ -59,7 +59,9 @@ RunResult AnyResult() {
 }
 
 std::set<std::string> SummaryKeys() {
-  const Json summary = SummaryJson(Scenario{}, AnyResult());
+  Scenario scenario;
+  scenario.tenants.push_back({"a", {"*"}});
+  const Json summary = SummaryJson(scenario, AnyResult());
   std::set<std::string> keys;
   Leaves(summary, "", keys);
   return keys;
@@ -72,7 +74,8 @@ TEST_CASE("Every key of summary.json and every column of the tables is explained
     INFO(key << ": docs/metrics.md has no section for it");
     CHECK(Explained(key));
   }
-  for (const std::string& csv : {ModelsCsv(AnyResult()), WindowsCsv(AnyResult()), std::string(RequestRowHeader())}) {
+  for (const std::string& csv :
+       {ModelsCsv(AnyResult()), TenantsCsv(AnyResult()), WindowsCsv(AnyResult()), std::string(RequestRowHeader())}) {
     for (const std::string& column : Columns(csv)) {
       INFO(column << ": docs/metrics.md has no section for it");
       CHECK(Explained(column));
