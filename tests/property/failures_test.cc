@@ -380,7 +380,7 @@ TEST_CASE("A tenant has what its models have together, and a model that none tak
   const std::string scenario =
       R"({"workload": {"source": "poisson", "params": {"duration_s": 60, "models": 6, "rate_per_model": 0.5,
       "mix": ["qwen2.5-7b"]}}, "fleet": {"gpu": "h800", "gpus": 2}, "policy": {"name": "serverless-llm"},
-    "tenants": [{"name": "a", "models": ["model_0000", "model_0001"]}, {"name": "b", "models": ["model_000[1-9]", "model_000?"]},
+    "tenants": [{"name": "a", "models": ["model_0000", "model_0001"]}, {"name": "b", "models": ["model_000?"]},
                 {"name": "none", "models": ["other-*"]}]})";
   const Scenario s = testing::Parse(scenario);
   const RunResult result = testing::Run(s);
