@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include <unistd.h>
+
 #include "sim/simulation.h"
 
 namespace poolsim::testing {
@@ -51,7 +53,8 @@ class TraceFile {
   explicit TraceFile(const std::string& rows) {
     std::filesystem::create_directories(POOLSIM_TEST_DIR);
     static int number = 0;
-    path_ = std::string(POOLSIM_TEST_DIR) + "/trace-" + std::to_string(number++) + ".csv";
+    // Kinds of tests run side by side, each in a process of its own.
+    path_ = std::string(POOLSIM_TEST_DIR) + "/trace-" + std::to_string(getpid()) + "-" + std::to_string(number++) + ".csv";
     std::FILE* f = std::fopen(path_.c_str(), "w");
     std::fputs(("arrival_s,model,base,prompt_tokens,output_tokens\n" + rows).c_str(), f);
     std::fclose(f);

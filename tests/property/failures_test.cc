@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "sim/errors.h"
 #include "sim/report.h"
@@ -217,7 +219,10 @@ const char* const kPlain = R"({
 
 struct Plain {
   explicit Plain(const std::string& outages, const std::string& requests = "1,m,qwen2.5-7b,50,101\n") : trace(requests) {
-    file = std::string(POOLSIM_TEST_DIR) + "/outages.csv";
+    // Kinds of tests run side by side.
+    const std::string folder = fmt::format("{}/failures-{}", POOLSIM_TEST_DIR, getpid());
+    std::filesystem::create_directories(folder);
+    file = folder + "/outages.csv";
     std::FILE* f = std::fopen(file.c_str(), "w");
     std::fputs(("at_s,what,which,for_s\n" + outages).c_str(), f);
     std::fclose(f);
