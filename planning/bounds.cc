@@ -356,6 +356,7 @@ Reach BestAttainment(const Scenario& scenario, const PreparedPool& pool, std::sp
       continue;
     }
     PoolSetup setup = pool.setup;
+    setup.failures = {};
     setup.models = {pool.models[i]};
     setup.models[0].shape = InstanceShape(pool, m);
     setup.fleet.gpus = 0;

@@ -183,8 +183,12 @@ std::vector<Unit> Units::Of(const Scenario& scenario) const {
       units.push_back(Make(scenario, parts_[p], false));
       continue;
     }
-    for (const std::int32_t m : parts_[p].models)
+    std::int64_t first_gpu = 0;
+    for (const std::int32_t m : parts_[p].models) {
       units.push_back(Make(scenario, parts_[pools_ + static_cast<std::size_t>(m)], true));
+      units.back().scenario.failures.first_gpu = first_gpu;
+      first_gpu += units.back().least * units.back().instance_gpus;
+    }
   }
   return units;
 }

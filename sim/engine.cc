@@ -162,11 +162,11 @@ void Engine::ExpectFailures(const std::vector<NodePacking::Place>& places) {
   for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
     Instance& inst = instances_[i];
     const NodePacking::Place& place = places[static_cast<std::size_t>(i)];
-    const std::int64_t first_gpu = place.node * per_node + place.first_gpu;
+    const std::int64_t first_gpu = config.first_gpu + place.node * per_node + place.first_gpu;
     const auto nodes = static_cast<NodeId>(std::max<std::int64_t>(1, inst.gpus / per_node));
     for (NodeId n = 0; n < nodes; ++n) {
       Node& node = nodes_[static_cast<std::size_t>(inst.node + n)];
-      node.number = place.node + n;
+      node.number = static_cast<NodeId>(config.first_gpu / per_node) + place.node + n;
       node.first = inst.node;
       node.here.push_back(i);
     }

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/rng.h"
 
 namespace poolsim {
@@ -76,7 +77,8 @@ std::vector<ListedOutage> ReadOutages(const std::string& path) {
     ++line;
     if (!row.empty() && row.back() == '\r') row.remove_suffix(1);
     if (line == 1) {
-      if (row != kHeader) throw InputError(fmt::format("{}:1: found \"{}\"; expected the header {}", path, row, kHeader));
+      if (row != kHeader)
+        throw InputError(fmt::format("{}:1: found \"{}\"; expected the header {}", path, ForMessage(row), kHeader));
       continue;
     }
     if (row.empty()) continue;
@@ -90,7 +92,7 @@ std::vector<ListedOutage> ReadOutages(const std::string& path) {
     }
     if (n + 1 != cells.size()) throw InputError(fmt::format("{}:{}: expected four cells, {}", path, line, kHeader));
     const auto refuse = [&](std::size_t cell, const char* expected) {
-      throw InputError(fmt::format("{}:{}: found \"{}\"; expected {}", path, line, cells[cell], expected));
+      throw InputError(fmt::format("{}:{}: found \"{}\"; expected {}", path, line, ForMessage(cells[cell]), expected));
     };
     const auto seconds = [&](std::size_t cell) {
       double value = 0;
@@ -110,6 +112,7 @@ std::vector<ListedOutage> ReadOutages(const std::string& path) {
       refuse(2, "a number from 0 on");
     out.push_back(outage);
   }
+  if (line == 0) throw InputError(fmt::format("{}: it is empty; expected the header {}", path, kHeader));
   return out;
 }
 

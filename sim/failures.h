@@ -74,6 +74,7 @@ struct FailuresConfig {
   std::vector<DrainConfig> drains;
 
   std::vector<ListedOutage> listed;  // what `file` says
+  std::int64_t first_gpu = 0;        // no setting: where in its pool a part begins that planning runs on its own
   void Describe(Fields& f);
 
   bool Any() const {

@@ -379,6 +379,7 @@ TEST_CASE("A list of outages is refused where it is wrong", "[unit]") {
   CHECK(refusal("1,gpu,1\n") == "outages.csv:2: expected four cells, at_s,what,which,for_s");
   CHECK(refusal("1,drain,1,5\n") == "outages.csv:2: found \"drain\"; expected gpu, node, cache or link");
   CHECK(refusal("\n1,link,1,5\n").empty());
+  CHECK(refusal("1,\x1b[2J,1,5\n") == "outages.csv:2: found \"\\x1b[2J\"; expected gpu, node, cache or link");
 }
 
 TEST_CASE("A tenant has what its models have together, and a model that none takes is a tenant", "[theory]") {

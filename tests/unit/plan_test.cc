@@ -176,6 +176,24 @@ TEST_CASE("pools are sized on their own, and per-model targets hold for each", "
   }
 }
 
+TEST_CASE("a plan with failures: the bound is of GPUs that work, and every model of its own has GPUs of its own", "[unit]") {
+  // The first node is away when the run begins.
+  Scenario scenario = testing::Parse(kScenario, {R"(failures={"drains": [{"at_s": 0, "grace_s": 0, "for_s": 20}]})"});
+  const Plan plan = MakePlan(scenario, {"dedicated", "serverless-llm"}, Options(2));
+  REQUIRE(plan.policies.size() == 2);
+  for (const PolicyPlan& p : plan.policies) {
+    CAPTURE(p.policy, p.reason);
+    CHECK(p.reason.find("alone on an idle") == std::string::npos);
+  }
+  std::int64_t next = 0;
+  for (const SizedUnit& u : plan.policies[0].units) {
+    CHECK(u.unit.scenario.failures.first_gpu == next);
+    next += u.unit.least * u.unit.instance_gpus;
+  }
+  CHECK(next > 1);
+  CHECK(plan.policies[1].units.front().unit.scenario.failures.first_gpu == 0);
+}
+
 TEST_CASE("plans are the same whatever the number of threads", "[unit][threads]") {
   const Scenario scenario = testing::Parse(kScenario);
   PlanOptions options = Options(3);

@@ -9,6 +9,7 @@
 #include "models/profile.h"
 #include "planning/sweep.h"
 #include "sim/errors.h"
+#include "sim/failures.h"
 #include "sim/scenario.h"
 #include "tests/fuzz/targets/targets.h"
 
@@ -147,9 +148,22 @@ void RunMeasurements(const std::string& bytes, const std::string& folder) {
   });
 }
 
+// A list of outages.
+void RunOutages(const std::string& bytes, const std::string& folder) {
+  const std::string path = folder + "/outages.csv";
+  Put(path, bytes);
+  Accepts([&] {
+    for (const ListedOutage& outage : ReadOutages(path)) {
+      Expect(outage.at >= 0 && outage.lasts >= 0 && outage.number >= 0, "an outage before the start, or of less than no time");
+      Expect(outage.kind != FailureKind::kDrain, "a drain among outages");
+    }
+  });
+}
+
 }  // namespace
 
 void AddSettingsTargets(std::vector<Target>& targets) {
+  targets.push_back({"outages", RunOutages});
   targets.push_back({"scenario", RunScenario});
   targets.push_back({"set", RunSet});
   targets.push_back({"vary", RunVary});
