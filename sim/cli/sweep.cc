@@ -32,7 +32,7 @@ constexpr const char* kExamples =
     "  mpirun -n 8 poolsim sweep my.json --vary fleet.gpus=8..64:57 --out out/sweep\n"
     "\n"
     "Values: A,B,... these; LOW..HIGH:N, N of them, by equal factors where the ends are more than a factor of 4\n"
-    "apart; LOW..HIGH, for --design lhs. Designs: cartesian, every combination, the last setting fastest; zip,\n"
+    "apart (fewer where whole numbers fall together); LOW..HIGH, for --design lhs. Designs: cartesian, every combination, the last setting fastest; zip,\n"
     "the first values together, then the second ones; lhs:N, a Latin hypercube of N points, each range cut into\n"
     "N bins that get one point each. Replication r has the scenario's seed + r.\n"
     "DIR gets sweep.csv, a row per point (means and 95 % intervals with several replications), scenario.json and\n"
