@@ -494,23 +494,24 @@ void Run::End(std::size_t number, ShardsResult& into) {
   const Metrics& metrics = engine.metrics();
   const std::lock_guard<std::mutex> lock(mutex_);
   PoolTotals& totals = into.pools[shard.pool];
-  totals.gpus += end.gpus;
-  if (!shard.part) totals.stranded_gpus += end.stranded_gpus;
-  totals.instances += static_cast<std::int64_t>(engine.plan().size());
-  totals.events += end.events;
-  totals.requests += end.requests;
-  totals.end = std::max(totals.end, end.end);
   for (std::size_t m = 0; m < shard.models.size(); ++m) totals.models[shard.models[m]].metrics.Merge(metrics.models()[m]);
-  std::vector<Window> windows = metrics.windows();
-  for (Window& w : windows) w.active_model_time /= shard.cells;
-  MergeWindows(windows, totals.windows);
-  for (int a = 0; a < kActivities; ++a) totals.activity[a] += metrics.activity[a];
-  totals.switching.Merge(metrics.switching);
-  totals.kv_held.Merge(metrics.kv_held);
-  totals.failures.Merge(metrics.failures);
-  totals.weight_bytes += metrics.weight_bytes_moved;
-  totals.kv_bytes += metrics.kv_bytes_moved;
-  totals.active_model_time += metrics.active_model_time / shard.cells;
+  PoolTotals mine;  // but for the models
+  mine.gpus = end.gpus;
+  mine.stranded_gpus = shard.part ? 0 : end.stranded_gpus;
+  mine.instances = static_cast<std::int64_t>(engine.plan().size());
+  mine.events = end.events;
+  mine.requests = end.requests;
+  mine.end = end.end;
+  mine.windows = metrics.windows();
+  for (Window& w : mine.windows) w.active_model_time /= shard.cells;
+  mine.activity = metrics.activity;
+  mine.switching = metrics.switching;
+  mine.kv_held = metrics.kv_held;
+  mine.failures = metrics.failures;
+  mine.weight_bytes = metrics.weight_bytes_moved;
+  mine.kv_bytes = metrics.kv_bytes_moved;
+  mine.active_model_time = metrics.active_model_time / shard.cells;
+  totals.Merge(mine);
 }
 
 bool Run::Read(RequestSource& source, const Group& group, std::int64_t limit, std::vector<std::vector<RequestSpec>>& rows,
