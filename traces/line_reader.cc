@@ -14,8 +14,8 @@
 namespace poolsim {
 namespace {
 
-constexpr std::size_t kFileChunk = std::size_t{128} << 10;
-constexpr std::size_t kFirstBuffer = std::size_t{256} << 10;
+constexpr std::size_t kFileChunk = std::size_t{64} << 10;
+constexpr std::size_t kFirstBuffer = std::size_t{64} << 10;
 
 }  // namespace
 
