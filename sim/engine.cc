@@ -1869,6 +1869,7 @@ void Engine::CutShort(InstanceId i) {
     case Phase::kDown:
       metrics_.Busy(Activity::kDown, inst.phase_start, now_, inst.gpus);
       metrics_.RecordBusy(i, Activity::kDown, inst.phase_start, now_, inst.gpus, kNone);
+      Observe(i, Span::Kind::kDown, inst.faults > 0);
       break;
     default:
       break;
@@ -2132,7 +2133,7 @@ void Engine::Observe(InstanceId i, Span::Kind kind, bool cut) {
   span.instance = i;
   span.from = inst.phase_start;
   span.to = now_;
-  span.model = inst.busy_for;
+  if (kind != Span::Kind::kDown) span.model = inst.busy_for;
   span.cut = cut;
   if (kind == Span::Kind::kPrefill) {
     span.requests = static_cast<std::int64_t>(inst.grant.requests.size());

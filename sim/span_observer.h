@@ -18,12 +18,13 @@ namespace poolsim {
 
 struct Span {
   // kDecode: the steps of one grant. kMixed: those that carry pieces of prompts (counted as decode). kKvCopy: waiting for KV.
-  enum class Kind : std::uint8_t { kPrefill, kDecode, kMixed, kSwitch, kKvCopy };
+  // kDown: away by a failure or a drain.
+  enum class Kind : std::uint8_t { kPrefill, kDecode, kMixed, kSwitch, kKvCopy, kDown };
   Kind kind = Kind::kPrefill;
   InstanceId instance = kNone;
   TimePs from = 0;
   TimePs to = 0;
-  ModelId model = kNone;      // where batches take turns, that of the first
+  ModelId model = kNone;      // where batches take turns, that of the first; none of kDown
   std::int64_t batches = 0;   // that take turns
   std::int64_t requests = 0;  // prefilled, or in the batches that step
   std::int64_t tokens = 0;    // prefilled, or delivered by steps

@@ -351,9 +351,15 @@ void Timeline::WriteEvent(const Gathered& in, std::int64_t pid, const std::vecto
                    e.kind == Kind::kKv ? "bytes" : "requests", e.to);
     return;
   }
-  static constexpr std::array<const char*, 10> kNames = {"prefill", "decode",   "mixed", "switch", "wait for KV",
+  static constexpr std::array<const char*, 11> kNames = {"prefill", "decode",   "mixed", "switch", "wait for KV", "down",
                                                          "weights", "prefetch", "KV in", "KV out", "arrivals"};
   const char* kind = kNames[static_cast<std::size_t>(e.kind)];
+  if (e.kind == Kind::kDown) {
+    fmt::format_to(to, R"({{"ph":"X","pid":{},"tid":{},"ts":{},"dur":{},"cat":"{}","name":"{}","args":{{{}}}}})", pid,
+                   ThreadOf(in.process, e), Micros(from), Micros(e.to / kPsPerNs - from), kind, kind,
+                   e.cut ? R"("cut":true)" : "");
+    return;
+  }
   const std::string& model = models[static_cast<std::size_t>(e.model)];  // quoted
   const std::int64_t thread = e.kind == Kind::kArrivals ? pid : ThreadOf(in.process, e);
   // How long arrivals show depends on the next, which may lie beyond the cut.

@@ -87,7 +87,8 @@ class Timeline {
     kDecode,
     kMixed,
     kSwitch,
-    kKvCopy,  // as Span::Kind
+    kKvCopy,
+    kDown,  // as Span::Kind
     kWeights,
     kPrefetch,
     kKvIn,

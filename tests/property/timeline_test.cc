@@ -187,6 +187,9 @@ TEST_CASE("A whole run's timeline adds up to its utilisation, and shows every re
       {OnePool(), 2, {"policy.name=muxserve"}},
       {OnePool(), 2, {"policy.name=dedicated"}},
       {OnePool(), 2, {"policy.name=dedicated", "metrics.horizon_s=31.3"}},
+      {TwoPools(), 1, {"failures.gpus.mtbf_s=20", "failures.gpus.repair_s=2"}},
+      {OnePool(), 2, {"failures.nodes.mtbf_s=8", "failures.nodes.repair_s=3", "metrics.horizon_s=50"}},
+      {OnePool(), 2, {"policy.name=dedicated", "failures.gpus.mtbf_s=30", "failures.gpus.repair_s=2"}},
   }));
   CAPTURE(c.text, c.set);
   const Trace trace = Traced(c.text, {}, 1, c.set);
@@ -199,6 +202,8 @@ TEST_CASE("A whole run's timeline adds up to its utilisation, and shows every re
   CHECK(std::fabs(Seconds(trace, {"decode", "mixed"}) - seconds(Activity::kDecode)) < slack);
   CHECK(std::fabs(Seconds(trace, {"switch"}) - seconds(Activity::kSwitch)) < slack);
   CHECK(std::fabs(Seconds(trace, {"wait for KV"}) - seconds(Activity::kKvCopy)) < slack);
+  CHECK(std::fabs(Seconds(trace, {"down"}) - seconds(Activity::kDown)) < slack);
+  CHECK((seconds(Activity::kDown) > 0) == result.failing);
   CHECK(trace.cut == kNever);
 
   std::int64_t arrived = 0, steps = 0, switches = 0, kv_bytes = 0, weight_bytes = 0;
