@@ -198,7 +198,8 @@ TEST_CASE("Every policy is explained, with its parameters as they are declared",
     REQUIRE(text.rfind("# " + policy.name + "\n", 0) == 0);
     CHECK(Explain(policy.name, Style{}) == MarkdownText(text, Style{}));
     std::string table = "| parameter | default | what it is |\n|---|---|---|\n";
-    for (const auto& [name, property] : policy.schema()["properties"].items()) {
+    const Json schema = policy.schema();
+    for (const auto& [name, property] : schema["properties"].items()) {
       const Json& value = property["default"];
       std::string help = property["description"].get<std::string>();
       if (property.contains("enum")) {
