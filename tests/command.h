@@ -27,6 +27,13 @@ inline std::string Quoted(const std::string& word) {
   return out + "'";
 }
 
+// So many processes of what follows it. A sanitizer would take what Open MPI leaks for ours.
+inline std::string Mpirun(int ranks) {
+  return "env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 "
+         "ASAN_OPTIONS=detect_leaks=0 timeout 120 mpirun --oversubscribe -n " +
+         std::to_string(ranks) + " ";
+}
+
 struct Ended {
   int code = -1;
   std::string out;

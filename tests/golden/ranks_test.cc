@@ -30,10 +30,8 @@ fs::path Fresh(const std::string& name) {
 
 // The exit status of poolsim with these arguments on so many ranks.
 int OnRanks(int ranks, const fs::path& folder, const std::string& arguments) {
-  const std::string line = fmt::format(
-      "cd {} && env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 timeout 120 mpirun "
-      "--oversubscribe -n {} {} {} >stdout 2>stderr </dev/null",
-      Quoted(folder.string()), ranks, Quoted(POOLSIM_EXECUTABLE), arguments);
+  const std::string line = fmt::format("cd {} && {} {} {} >stdout 2>stderr </dev/null", Quoted(folder.string()),
+                                       poolsim::testing::Mpirun(ranks), Quoted(POOLSIM_EXECUTABLE), arguments);
   const int status = std::system(line.c_str());
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }

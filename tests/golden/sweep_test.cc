@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 using poolsim::testing::CallIn;
 using poolsim::testing::Ended;
 using poolsim::testing::Get;
+using poolsim::testing::Mpirun;
 using poolsim::testing::Put;
 using poolsim::testing::Quoted;
 
@@ -122,25 +123,22 @@ TEST_CASE("Sweeps are the same bytes on any number of threads and ranks", "[gold
     std::printf("ranks skipped, no MPI\n");
     return;
   }
-  const std::string mpirun =
-      "env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1 timeout 60 mpirun "
-      "--oversubscribe -n ";
-  for (const char* ranks : {"2", "4"}) {
+  for (const int ranks : {2, 4}) {
     fs::remove_all(desk / "other");
-    const int code = Shell(desk, mpirun + ranks + " \"$P\" " + kSweep + "--threads 1 --out other");
+    const int code = Shell(desk, Mpirun(ranks) + "\"$P\" " + kSweep + "--threads 1 --out other");
     CAPTURE(ranks, Get(desk / "stderr"));
     CHECK(code == 3);
     CHECK(Get(desk / "other" / "sweep.csv") == expected);
     CHECK(!fs::exists(desk / "other.journal"));
   }
   // One says it for all; and what runs in one process only says so.
-  CHECK(Shell(desk, mpirun + "2 \"$P\" sweep quickstart --vary fleet.gpus=0") == 2);
+  CHECK(Shell(desk, Mpirun(2) + "\"$P\" sweep quickstart --vary fleet.gpus=0") == 2);
   const std::string said = Get(desk / "stderr");
   CHECK(said.find("poolsim: --vary: point 1") != std::string::npos);
   CHECK(said.find("poolsim: --vary: point 1") == said.rfind("poolsim: --vary: point 1"));
   // A rank that dies ends the job, and what was finished is kept.
   fs::remove_all(desk / "other");
-  const int died = Shell(desk, mpirun + "2 sh -c 'if [ $OMPI_COMM_WORLD_RANK = 1 ]; then (" + UntilFinished("other") +
+  const int died = Shell(desk, Mpirun(2) + "sh -c 'if [ $OMPI_COMM_WORLD_RANK = 1 ]; then (" + UntilFinished("other") +
                                    "kill -9 $$) & fi; exec \"$0\" \"$@\"' \"$P\" " + kLong + "--out other");
   CAPTURE(Get(desk / "stderr"));
   CHECK(died != 0);
