@@ -87,13 +87,30 @@ std::vector<std::string_view> ResultsTable::Texts(std::string_view column) const
   return texts;
 }
 
+std::optional<double> NumberIn(std::string_view cell) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(cell.data(), cell.data() + cell.size(), number);
+  const bool is = error == std::errc() && end == cell.data() + cell.size() && std::isfinite(number);
+  return is ? std::optional(number) : std::nullopt;
+}
+
 std::vector<double> ResultsTable::Numbers(std::string_view column) const {
   const std::size_t c = Find(column);
   std::vector<double> numbers(rows());
   for (std::size_t r = 0; r < rows(); ++r) {
-    const std::string_view cell = Cell(r, c);
-    const auto [end, error] = std::from_chars(cell.data(), cell.data() + cell.size(), numbers[r]);
-    if (error != std::errc() || end != cell.data() + cell.size() || !std::isfinite(numbers[r])) Refuse(r, column, "a number");
+    const std::optional<double> number = NumberIn(Cell(r, c));
+    if (!number) Refuse(r, column, "a number");
+    numbers[r] = *number;
+  }
+  return numbers;
+}
+
+std::vector<std::optional<double>> ResultsTable::NumbersIfAny(std::string_view column) const {
+  const std::size_t c = Find(column);
+  std::vector<std::optional<double>> numbers(rows());
+  for (std::size_t r = 0; r < rows(); ++r) {
+    numbers[r] = NumberIn(Cell(r, c));
+    if (!numbers[r] && !Cell(r, c).empty()) Refuse(r, column, "a number, or nothing");
   }
   return numbers;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +27,8 @@ class ResultsTable {
   // from 0 to `most`.
   std::vector<std::string_view> Texts(std::string_view column) const;
   std::vector<double> Numbers(std::string_view column) const;
+  // As Numbers, but that a cell may be empty.
+  std::vector<std::optional<double>> NumbersIfAny(std::string_view column) const;
   std::vector<std::int64_t> Counts(std::string_view column, std::int64_t most = std::int64_t{1} << 53) const;
   // "file:line: column: found "text"; expected WHAT".
   [[noreturn]] void Refuse(std::size_t row, std::string_view column, std::string_view expected) const;
@@ -41,5 +44,8 @@ class ResultsTable {
   std::vector<std::string_view> cells_;  // row by row
   std::vector<std::size_t> lines_;       // where each row begins
 };
+
+// A finite number and nothing else.
+std::optional<double> NumberIn(std::string_view cell);
 
 }  // namespace poolsim

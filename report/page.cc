@@ -13,6 +13,7 @@
 
 #include "sim/embedded.h"
 #include "sim/errors.h"
+#include "sim/foreign.h"
 #include "sim/limits.h"
 #include "sim/policy.h"
 
@@ -369,6 +370,98 @@ void AddTune(const ReportFolder& folder, Json& source) {
   source["tune"] = std::move(tune);
 }
 
+Json NumberJson(const std::optional<double>& value) { return value ? NumberJson(*value) : Json(); }
+
+// Numbers where all are, else texts.
+Json VariedJson(const std::vector<std::string_view>& values) {
+  std::vector<double> numbers;
+  for (const std::string_view value : values) {
+    const std::optional<double> number = NumberIn(value);
+    if (!number) return TextsJson(values);
+    numbers.push_back(*number);
+  }
+  return NumbersJson(numbers);
+}
+
+// What the points of a sweep gave: every number under its key, with its interval where there is one. Most keys are the same at
+// all points of most sweeps, and are told once.
+void AddMetrics(const ResultsTable& table, std::size_t first, bool replicated, Json& sweep) {
+  const auto column = [&table](const std::string& name) { return table.NumbersIfAny(name); };
+  const auto list = [](const std::vector<std::optional<double>>& values) {
+    Json json = Json::array();
+    for (const std::optional<double>& value : values) json.push_back(NumberJson(value));
+    return json;
+  };
+  const auto ends_with = [](std::string_view text, std::string_view end) {
+    return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+  };
+  sweep["metrics"] = Json::object();
+  sweep["same"] = Json::object();
+  for (std::size_t c = first; c < table.names().size(); ++c) {
+    const std::string name(table.names()[c]);
+    if (name == "policy" || name == "status" || name == "reason" || name == "fingerprint") continue;
+    if (replicated && (ends_with(name, ".ci_low") || ends_with(name, ".ci_high"))) continue;
+    const std::vector<std::optional<double>> means = column(name);
+    std::optional<double> one;  // the first that is there
+    bool differs = false;
+    const auto look = [&](const std::vector<std::optional<double>>& values) {
+      for (const std::optional<double>& value : values) {
+        if (value && !one) one = value;
+        differs = differs || (value && *value != *one);
+      }
+    };
+    look(means);
+    Json metric = {{"mean", list(means)}};
+    if (replicated) {
+      const std::vector<std::optional<double>> low = column(name + ".ci_low"), high = column(name + ".ci_high");
+      look(low);
+      look(high);
+      metric["low"] = list(low);
+      metric["high"] = list(high);
+    }
+    if (differs) {
+      sweep["metrics"][name] = std::move(metric);
+    } else if (one) {
+      sweep["same"][name] = NumberJson(*one);
+    }
+  }
+}
+
+void AddSweep(const ReportFolder& folder, Json& source) {
+  if (!folder.Lists("sweep.csv")) return;
+  source["kind"] = "sweep";
+  const std::string manifest = folder.PathOf("manifest.json"), file = folder.PathOf("sweep.csv");
+  const Json& about = folder.manifest();
+  Need(about, manifest, "/sweep/design", &Json::is_string, "cartesian, zip or lhs");
+  const Json& vary = Need(about, manifest, "/sweep/vary", &Json::is_array, "the varied settings");
+  Need(about, manifest, "/sweep/points", &Json::is_number_integer, "the number of points");
+  const Json& replications =
+      Need(about, manifest, "/sweep/replications", &Json::is_number_integer, "the number of runs of a point");
+  Need(about, manifest, "/sweep/policies", &Json::is_array, "the policies that every point has, or none");
+  const ResultsTable table(folder.Read("sweep.csv"), file);
+  if (Json(table.rows()) != about["sweep"]["points"]) {
+    throw InputError(
+        fmt::format("{}: found {} points; {} says {}", file, table.rows(), manifest, about["sweep"]["points"].dump()));
+  }
+  Json sweep = {{"design", about["sweep"]["design"]}, {"replications", replications}, {"varied", Json::array()}};
+  for (std::size_t i = 0; i < vary.size(); ++i) {
+    const std::string typed = Need(about, manifest, fmt::format("/sweep/vary/{}", i), &Json::is_string, "path=VALUES");
+    const std::string path = typed.substr(0, typed.find('='));
+    if (i >= table.names().size() || table.names()[i] != path)
+      throw InputError(
+          fmt::format("{}:1: column {} is not {}, which {} says is varied", file, i + 1, ForMessage(path), manifest));
+    sweep["varied"].push_back({{"name", path}, {"values", VariedJson(table.Texts(path))}});
+  }
+  for (const char* text : {"policy", "status", "reason"}) sweep[text] = TextsJson(table.Texts(text));
+  sweep["fingerprint"] = TextsJson(table.Texts("fingerprint"));
+  const std::vector<std::optional<double>> service = table.NumbersIfAny("attainment.service");
+  for (std::size_t p = 0; p < table.rows(); ++p) {
+    if (sweep["status"][p] == "ok" && !service[p]) table.Refuse(p, "attainment.service", "a number, as the point was run");
+  }
+  AddMetrics(table, vary.size(), replications > 1, sweep);
+  source["sweep"] = std::move(sweep);
+}
+
 void AddReproduction(const ReportFolder& folder, Json& source) {
   if (!folder.Lists("claims.json")) return;
   source["kind"] = "reproduce";
@@ -422,11 +515,12 @@ Json SourceJson(const ReportFolder& folder) {
   AddRuns(folder, source);
   AddPlan(folder, source);
   AddTune(folder, source);
+  AddSweep(folder, source);
   AddReproduction(folder, source);
   if (source["kind"].is_null()) {
     throw InputError(
-        fmt::format("{}: the folder's manifest.json lists none of summary.json, compare.json, plan.json, tune.json and "
-                    "claims.json: there is nothing to show",
+        fmt::format("{}: the folder's manifest.json lists none of summary.json, compare.json, plan.json, tune.json, "
+                    "sweep.csv and claims.json: there is nothing to show",
                     folder.name()));
   }
   source["scenario"] = nullptr;
@@ -480,6 +574,10 @@ Json ReportData(const std::vector<ReportFolder>& folders) {
   for (const ReportFolder& folder : folders) data["sources"].push_back(SourceJson(folder));
   for (const Json& source : data["sources"]) {
     for (const Json& run : source["runs"]) AddPolicy(run["summary"]["policy"], data["policies"]);
+    if (source.contains("sweep")) {
+      const std::set<std::string> policies = source["sweep"]["policy"];
+      for (const std::string& policy : policies) AddPolicy(policy, data["policies"]);
+    }
     if (!source.contains("plan")) continue;
     for (const Json& policy : source["plan"]["policies"]) AddPolicy(policy["policy"], data["policies"]);
   }

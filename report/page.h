@@ -14,8 +14,8 @@ namespace poolsim {
 
 // What the page shows, of one folder or of several side by side:
 //
-//   sources[]           a folder: name, kind (run, compare, plan, tune, reproduce), manifest, scenario, profile (of its prices,
-//                       where the executable knows it) and what its kind has
+//   sources[]           a folder: name, kind (run, compare, plan, tune, sweep, reproduce), manifest, scenario, profile (of
+//                       its prices, where the executable knows it) and what its kind has
 //   .runs[]             label, summary, and tables where the folder holds them, as columns:
 //     models            models.csv
 //     windows           windows.csv, neighbours merged until there are no more than 1,440; service_attainment only where the
@@ -29,7 +29,14 @@ namespace poolsim {
 //                       into `models` or -1
 //   .missing[]          files that such a folder holds today and this one does not
 //   .plan .savings .tune .claims .figures    as their files have them; figures' images in base64
-//   policies{}          by the name that runs and plans give: oracle (it is told the future), owns_fleet (it brings its own GPUs)
+//   .sweep              design, replications; a value for each point, in the order of sweep.csv, of:
+//     varied[]          name, values (numbers where all are, else texts)
+//     policy, status, reason, fingerprint
+//     metrics{}         by the key of summary.json, of those that differ from point to point: mean, and with several replications
+//                       low and high; null where the point could not be run
+//     same{}            the value that all points have, of the other keys
+//   policies{}          by the name that runs, plans and sweeps give: oracle (it is told the future), owns_fleet (it
+//                       brings its own GPUs)
 //
 // Throws InputError for a folder that is incomplete, of a later version, or not one of ours, with the file at fault.
 Json ReportData(const std::vector<ReportFolder>& folders);

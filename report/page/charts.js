@@ -115,8 +115,8 @@ function timeZooms(t, axes, bottom) {
 }
 
 // Adds a chart below `parent`: `title` says what is found, `sub` what is shown; option(theme) is ECharts', made anew for every
-// theme. `time`: it is zoomed with the others of its kind; `rows`: along GPUs too. The element comes back, the chart when it is seen.
-function addChart(parent, { id, title, sub, height = 300, option, time = false, rows = false, wide = false, ready }) {
+// theme. `anew`: every option stands for itself, as series come and go. `time`: it is zoomed with the others of its kind; `rows`: along GPUs too. The element comes back, the chart when it is seen.
+function addChart(parent, { id, title, sub, height = 300, option, anew = false, time = false, rows = false, wide = false, ready }) {
   const plot = el("div", { class: "plot", style: `height:${height}px`, tabindex: "0", role: "img", "aria-label": `${title}. ${sub || ""}`,
                            "aria-keyshortcuts": time ? `+ - ArrowLeft ArrowRight 0${rows ? " Shift+ArrowUp Shift+ArrowDown ArrowUp ArrowDown" : ""}` : null });
   const figure = el("figure", { class: wide ? "chart wide" : "chart", id },
@@ -127,7 +127,7 @@ function addChart(parent, { id, title, sub, height = 300, option, time = false, 
     const t = theme();
     const first = chart.instance === null;
     if (first) chart.instance = echarts.init(plot, null, { renderer: "canvas" });
-    chart.instance.setOption(base(t, option(t, plot.clientWidth)));
+    chart.instance.setOption(base(t, option(t, plot.clientWidth)), { notMerge: anew });
     if (!first) return;
     if (time) {
       chart.instance.group = "time";
@@ -147,6 +147,13 @@ function addChart(parent, { id, title, sub, height = 300, option, time = false, 
   seen.observe(plot);
   plot.chart = chart;
   return figure;
+}
+
+// Other words for a chart that shows something else from now on.
+function nameChart(figure, title, sub) {
+  figure.querySelector("h3").textContent = title;
+  figure.querySelector(".sub").textContent = sub;
+  figure.querySelector(".plot").setAttribute("aria-label", `${title}. ${sub}`);
 }
 
 const seen = new IntersectionObserver((entries) => {

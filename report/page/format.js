@@ -76,7 +76,11 @@ const isNumber = (value) => typeof value === "number";
 // Lists of what has the same key, in order of the first of each.
 function groupsBy(list, key) {
   const groups = new Map();
-  for (const item of list) groups.set(key(item), [...(groups.get(key(item)) || []), item]);
+  for (const item of list) {
+    const of = key(item);
+    if (!groups.has(of)) groups.set(of, []);
+    groups.get(of).push(item);
+  }
   return [...groups.values()];
 }
 const sum = (values) => values.reduce((a, b) => a + b, 0);

@@ -7,6 +7,7 @@ function readPage() {
   page.infeasible = [];
   page.plans = [];
   const count = new Map();
+  let sweeps = 0;
   for (const source of page.sources) {
     source.short = source.name.split("/").filter((part) => part !== "" && part !== ".").slice(-1)[0] || source.name;
     for (const run of source.runs) {
@@ -23,6 +24,7 @@ function readPage() {
       run.end_s = run.summary.simulated_s;
       page.runs.push(run);
     }
+    if (source.sweep) readSweep(source, sweeps++);
     if (source.plan) {
       Object.assign(source.plan, { number: page.plans.length, source: source.name });
       for (const policy of source.plan.policies) policy.is = page.policies[policy.policy];
@@ -38,7 +40,8 @@ function readPage() {
     for (let n = 2; labels.has(run.label); ++n) run.label = `${label} (${n})`;
     labels.add(run.label);
   }
-  nameColours([...page.runs, ...page.plans.flatMap((plan) => plan.policies)], page.policies);
+  const ofSweeps = page.sources.filter((source) => source.sweep).flatMap(({ sweep }) => [...new Set(sweep.policy)].map((policy) => ({ policy })));
+  nameColours([...page.runs, ...page.plans.flatMap((plan) => plan.policies), ...ofSweeps], page.policies);
   assignColours(page.runs);
   page.span_s = Math.max(0, ...page.runs.map((run) => run.end_s));
   page.targets = groupsBy(page.sources.filter((source) => source.scenario && source.scenario.slo), (source) => targetsOf(source.scenario));
@@ -86,6 +89,7 @@ addEventListener("DOMContentLoaded", () => {
   addHeadline(page);
   addPlans(page);
   addTunes(page);
+  addSweeps(page);
   addReproductions(page);
   addService(page);
   addLatency(page);

@@ -60,13 +60,21 @@ function tile(value, unit, label, note) {
 }
 
 // What a folder's runs were asked for, in words.
-function askedOf({ scenario, manifest }) {
+function askedOf({ scenario, manifest, sweep }) {
   const sentences = [], facts = manifest.workload;
   if (scenario && scenario.description) sentences.push(`${scenario.description.replace(/\.$/, "")}.`);
   if (facts) sentences.push(`${format.plural(facts.requests, "request")} to ${format.plural(facts.models, "model")} over ${format.seconds(facts.last_arrival_s)}.`);
   if (scenario && scenario.slo) {
-    sentences.push(`Targets: ${format.seconds(scenario.slo.ttft_slo_s)} to the first token, ${format.seconds(scenario.slo.tbt_slo_s)} between tokens${hasRules({ scenario }) ? ", but for models with their own" : ""}.`);
+    // What a sweep varies has no one value.
+    const targets = [["ttft_slo_s", "to the first token"], ["tbt_slo_s", "between tokens"]];
+    const isVaried = ([key]) => sweep !== undefined && sweep.varied.some(({ name }) => name === `slo.${key}`);
+    const fixed = targets.filter((target) => !isVaried(target)).map(([key, words]) => `${format.seconds(scenario.slo[key])} ${words}`);
+    const varied = targets.filter(isVaried).map(([, words]) => words);
+    const own = hasRules({ scenario }) ? ", but for models with their own" : "";
+    if (fixed.length > 0) sentences.push(`Targets: ${fixed.join(", ")}${own}.`);
+    if (varied.length > 0) sentences.push(`Varied: the ${varied.length === 1 ? "target" : "targets"} ${format.list(varied)}.`);
   }
+  if (sweep) sentences.push(designOf(sweep));
   return sentences.join(" ");
 }
 const folderNames = (sources) => format.list(sources.map((source) => source.name));
@@ -75,7 +83,7 @@ function addHeadline(page) {
   const { sources, runs, plans } = page;
   const ofRuns = runFinding(runs);
   page.best = ofRuns && ofRuns.run;
-  const finding = planFinding(plans) || ofRuns || tuneFinding(sources) || claimsFinding(sources) || { title: "Nothing could be simulated" };
+  const finding = planFinding(plans) || ofRuns || sweepFinding(sources) || tuneFinding(sources) || claimsFinding(sources) || { title: "Nothing could be simulated" };
   const names = [...new Set(sources.map((s) => (s.scenario && s.scenario.name) || s.short))];
   document.title = `${names.join(", ")} – poolsim`;
   const main = document.getElementById("content");
@@ -110,6 +118,7 @@ function addHeadline(page) {
     if (Number.isFinite(power(run))) tiles.append(tile(format.number(Number(power(run).toPrecision(3))), "kW", "power, mean", old ? `${old.label || old.policy} ${format.number(Number(power(old).toPrecision(3)))}` : null));
     tiles.append(tile(format.percent(run.summary.utilisation.busy), "%", "busy", old ? `${old.label || old.policy} ${format.percent(old.summary.utilisation.busy)} %` : null));
   }
+  if (finding.sweep) addSweepTiles(tiles, finding.sweep);
   if (tiles.childNodes.length > 0) header.append(tiles);
   main.append(header);
 
@@ -735,6 +744,12 @@ function addAssumptions(page) {
     if (m.fingerprint) fact("Fingerprint", code(m.fingerprint));
     for (const [policy, print] of Object.entries(m.fingerprints || {})) if (print) fact(`Fingerprint, ${policy}`, code(print));
     fact("Seed", m.seed === undefined ? null : String(m.seed));
+    if (source.sweep) {
+      fact("Varied", m.sweep.vary.map((text) => el("div", {}, code(text))));
+      if (m.sweep.policies.length > 0) fact("Policies", m.sweep.policies.join(", "));
+      fact("Design", `${m.sweep.design}, ${format.plural(m.sweep.points, "point")}, ${format.plural(m.sweep.replications, "replication")}${source.sweep.replicated ? ": each with the next seed, means and 95 % intervals are over them" : ""}`);
+      if (source.sweep.failed < source.sweep.count) fact("Fingerprints", "a point each, in the table of points");
+    }
     if (m.trace_hash) fact("Hash of the requests", code(m.trace_hash));
     if (m.workload) {
       fact("Workload", m.workload.path || m.workload.source);
@@ -746,7 +761,7 @@ function addAssumptions(page) {
     box.append(list);
     if (source.profile) addProfile(box, source.profile);
     const json = (title, value) => box.append(el("details", {}, el("summary", {}, title), el("pre", { tabindex: "0" }, JSON.stringify(value, null, 2))));
-    if (source.scenario) json("Scenario, with every default", source.scenario);
+    if (source.scenario) json(source.sweep ? "Scenario, with every default, before anything is varied" : "Scenario, with every default", source.scenario);
     json("Manifest", m);
     section.append(box);
   }

@@ -1,9 +1,9 @@
 "use strict";
 // Tables that sort, search and turn pages.
 
-// columns: {title, group, help, text: true for words, wrap: true for long ones, value(row) -> number or string, cell(row, td) instead of show(value)}.
-// `search` (a hint) adds a field that looks through the columns of words. The first column's cells are row headings.
-function addTable(parent, { id, caption, columns, rows, sort, descending = true, search, pageSize = 20, controls = [] }) {
+// columns: {title, group, help, text: true for words, wrap: true for long ones ("wide": for sentences), value(row) -> number or string, cell(row, td) instead of show(value)}.
+// `search` (a hint) adds a field that looks through the columns of words, or through words(row). The first column's cells are row headings.
+function addTable(parent, { id, caption, columns, rows, sort, descending = true, search, words, pageSize = 20, controls = [] }) {
   const state = { sort, descending, page: 0, query: "" };
   const body = el("tbody");
   const status = el("span", { class: "status", role: "status" });
@@ -34,8 +34,9 @@ function addTable(parent, { id, caption, columns, rows, sort, descending = true,
 
   let current = rows;
   function chosen() {
-    const words = columns.filter((column) => column.text && column.value);
-    let list = state.query ? current.filter((row) => words.some((c) => String(c.value(row)).toLowerCase().includes(state.query))) : current.slice();
+    const texts = columns.filter((column) => column.text && column.value);
+    const wordsOf = words ? (row) => [words(row)] : (row) => texts.map((column) => String(column.value(row)));
+    let list = state.query ? current.filter((row) => wordsOf(row).some((text) => text.toLowerCase().includes(state.query))) : current.slice();
     const by = columns[state.sort];
     if (by) {
       const sign = state.descending ? -1 : 1;
@@ -52,7 +53,7 @@ function addTable(parent, { id, caption, columns, rows, sort, descending = true,
     state.page = Math.min(state.page, pages - 1);
     const from = state.page * pageSize, to = Math.min(list.length, from + pageSize);
     body.replaceChildren(...list.slice(from, to).map((row) => el("tr", {}, columns.map((column, i) => {
-      const cell = el(i === 0 ? "th" : "td", { scope: i === 0 ? "row" : null, class: column.wrap ? "words" : column.text ? "" : "n" });
+      const cell = el(i === 0 ? "th" : "td", { scope: i === 0 ? "row" : null, class: column.wrap ? `words${column.wrap === "wide" ? " wide" : ""}` : column.text ? "" : "n" });
       if (column.cell) column.cell(row, cell);
       else cell.append(column.show ? column.show(column.value(row), row) : String(column.value(row)));
       return cell;

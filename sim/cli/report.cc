@@ -20,9 +20,9 @@ constexpr const char* kExamples =
     "  poolsim report out/plan out/quickstart --out quickstart.html\n"
     "  poolsim run my.json --out out/mine --report      out/mine/report.html, in one go\n"
     "\n"
-    "One HTML file with all that it needs, for any browser, from folders that --out of run, compare, plan, tune\n"
-    "or reproduce has written; several are shown side by side. A page in one of the folders is one of its files\n"
-    "from then on: manifest.json lists it. A file that is no report is not overwritten.";
+    "One HTML file with all that it needs, for any browser, from folders that --out of run, compare, plan, tune,\n"
+    "sweep or reproduce has written; several are shown side by side. A page in one of the folders is one of its\n"
+    "files from then on: manifest.json lists it. A file that is no report is not overwritten.";
 
 constexpr const char* kFile = "report.html";
 

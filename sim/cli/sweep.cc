@@ -37,8 +37,8 @@ constexpr const char* kExamples =
     "hypercube of N points, each range cut into N bins that get one point each. Replication r has the scenario's\n"
     "seed + r.\n"
     "DIR gets sweep.csv, a row per point (means and 95 % intervals with several replications), scenario.json and\n"
-    "manifest.json. What is finished is kept in DIR.journal until then: after Ctrl-C, kill -9 or a power cut the\n"
-    "same command goes on from there.\n"
+    "manifest.json, and report.html with --report. What is finished is kept in DIR.journal until then: after\n"
+    "Ctrl-C, kill -9 or a power cut the same command goes on from there.\n"
     "A point that cannot be run is a row with status and reason. Exit code: 0 all ran; 3 some did not; 2 bad\n"
     "input, nothing was run.\n"
     "Started by mpirun or srun, the processes share the runs; the results are the same bytes.";
@@ -113,9 +113,10 @@ class Desk {
   }
   const std::vector<std::string>& texts() const { return texts_; }
 
-  void Commit(const Json& manifest, const std::string& csv) {
+  void Commit(const Options& options, const Json& manifest, const std::string& csv) {
     folder_->Write("sweep.csv", csv);
     folder_->Write("scenario.json", FileText(ResolvedScenario(sweep_.base())));
+    AddReport(options.report, *folder_, options.out, manifest);
     folder_->Commit(manifest);
     journal_->Remove();
   }
@@ -247,7 +248,7 @@ void SweepIt(const Options& options, Invocation& invocation) {
         {"poolsim_version", of.version}, {"poolsim_commit", of.commit}, {"command", of.command}, {"scenario", of.scenario}};
     manifest["seed"] = sweep->base().seed;
     manifest["sweep"] = sweep->DesignJson();
-    desk->Commit(manifest, table.Csv());
+    desk->Commit(options, manifest, table.Csv());
   }
   if (options.json) {
     fmt::print("{}", FileText(table.RowsJson()));
@@ -264,7 +265,6 @@ void AddSweepCommand(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("sweep", "simulate a scenario under many settings, a row for each");
   AddSimulationOptions(*command, *options);
-  command->remove_option(command->get_option("--report"));  // a page shows no sweeps
   command->add_option("--vary", options->vary, "a setting and its values; may be given often")
       ->required()
       ->allow_extra_args(false)

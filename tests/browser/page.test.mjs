@@ -49,9 +49,9 @@ const blankCharts = (page) => page.evaluate(() => {
   drawAllCharts();
   const pixels = ({ instance }) => {
     instance.getZr().flush();
-    const canvas = instance.getDom().querySelector("canvas");
+    const layers = [...instance.getDom().querySelectorAll("canvas")], [canvas] = layers;
     const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
-    copy.drawImage(canvas, 0, 0);
+    for (const layer of layers) copy.drawImage(layer, 0, 0);
     return copy.getImageData(0, 0, canvas.width, canvas.height).data;
   };
   return charts.filter((chart) => {
@@ -69,12 +69,13 @@ const blankCharts = (page) => page.evaluate(() => {
   }).map(({ id }) => id);
 });
 
-for (const name of ["compare", "several", "planning", "hostile", "differ", "failing"]) {
+const kPages = { compare: 3, several: 3, planning: 3, hostile: 3, differ: 3, failing: 3, sweep: 2, "sweep-one": 1, "sweep-latin": 2, "sweep-step": 2, "sweep-hostile": 2, "sweep-beside": 6 };
+for (const [name, least] of Object.entries(kPages)) {
   test(`${name}: opens without a request or an error, and every chart draws something`, async (t) => {
     const { page, trouble, ready_ms } = await open(name);
     t.diagnostic(`ready after ${ready_ms} ms`);
     assert.deepEqual(await blankCharts(page), []);
-    assert.ok(await page.evaluate(() => charts.length) >= 3);
+    assert.ok(await page.evaluate(() => charts.length) >= least);
     const headings = await page.$$eval("h1, h2, h3", (list) => list.map((h) => h.textContent));
     for (const heading of headings) assert.doesNotMatch(heading, /undefined|NaN|null|Infinity|\[object/, heading);
     assert.doesNotMatch(await page.evaluate(() => document.body.innerText), /undefined|NaN|\[object/);
@@ -453,7 +454,7 @@ test("light and dark follow the system, and a switch", async () => {
   await page.context().close();
 });
 
-for (const name of ["compare", "planning", "hostile"]) {
+for (const name of ["compare", "planning", "hostile", "sweep", "sweep-latin"]) {
   test(`${name}: fits a phone`, async () => {
     const { page, trouble } = await open(name, { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true });
     assert.deepEqual(await blankCharts(page), []);
@@ -507,5 +508,284 @@ test("everything that can be used is reached by the tab key, and has a name", as
     reached.add(await page.evaluate(() => document.activeElement.id || (document.activeElement.closest("[id]") || {}).id));
   }
   for (const id of ["theme", "runs", "models", "models-run", "attainment", "ttft", "fleet-model", "fleet-0", "arrivals"]) assert.ok(reached.has(id), `${id} is not reached`);
+  await page.context().close();
+});
+
+// ------------------------------------------------------------------------------------------------------------- sweeps
+
+// sweep.csv as objects by column: RFC 4180, without the quote that stands before what a spreadsheet would compute.
+function sweepRows(name) {
+  const text = readFileSync(results(name, "sweep.csv"), "utf8");
+  const rows = [[]];
+  for (const [, quoted, plain, end] of text.matchAll(/(?:"((?:[^"]|"")*)"|([^,\r\n"]*))(,|\r?\n)/g)) {
+    rows.at(-1).push((quoted === undefined ? plain : quoted.replaceAll('""', '"')).replace(/^'(?=[=+\-@])/, ""));
+    if (end !== ",") rows.push([]);
+  }
+  const [heading, ...cells] = rows.slice(0, -1);
+  return cells.map((row) => Object.fromEntries(row.map((cell, i) => [heading[i], cell])));
+}
+const meanOf = (list) => sum(list) / list.length;
+const clamped = (v) => Math.max(0, Math.min(1, Number(v)));
+const seriesOf = (page, id) => page.evaluate((chart) => {
+  const { instance } = charts.find((c) => c.id === chart);
+  const plain = (item) => item !== null && typeof item === "object" && !Array.isArray(item) ? { value: item.value, point: item.point } : { value: item };
+  return instance.getOption().series.map(({ id: of, name, data }) => ({ id: of, name, data: data.map(plain) }));
+}, id);
+
+test("a sweep's lines, whiskers and map are those of sweep.csv", async () => {
+  const { page, trouble } = await open("sweep");
+  await page.evaluate(() => drawAllCharts());
+  const rows = sweepRows("sweep");
+  assert.equal(rows.length, 30);
+  const levels = (key) => [...new Set(rows.map((row) => Number(row[key])))].sort((a, b) => a - b);
+  const gpus = levels("fleet.gpus"), slos = levels("slo.ttft_slo_s");
+  const choose = async (along, lines, caches) => {
+    await page.selectOption("#sweep-along", { label: along });
+    await page.selectOption("#sweep-lines", { label: lines });
+    await page.selectOption("select[id^=sweep-only-]", { label: caches });
+  };
+  const of = (where) => rows.filter((row) => Object.entries(where).every(([key, value]) => Number(row[key]) === value));
+
+  // One cache: a point at each place, and its interval.
+  await choose("fleet.gpus", "slo.ttft_slo_s", "64");
+  for (const [metric, clamp] of [["attainment.service", clamped], ["ttft_s.p99", Number]]) {
+    await page.selectOption("#sweep-metric", metric);
+    const series = await seriesOf(page, "response");
+    const lines = series.filter(({ id }) => id.startsWith("line-"));
+    assert.deepEqual(lines.map(({ name }) => Number(name)), slos);
+    lines.forEach(({ data, id }, i) => {
+      const mine = gpus.map((n) => of({ "fleet.gpus": n, "slo.ttft_slo_s": slos[i], "fleet.host_cache_gb": 64 })[0]);
+      assert.deepEqual(data.map(({ value }) => value), mine.map((row) => [Number(row["fleet.gpus"]), Number(row[metric])]));
+      const whiskers = series.find((s) => s.id === id.replace("line", "spread")).data.map(({ value }) => value);
+      assert.deepEqual(whiskers, mine.map((row) => [Number(row["fleet.gpus"]), clamp(row[`${metric}.ci_low`]), clamp(row[`${metric}.ci_high`])]).filter(([, low, high]) => high > low));
+      assert.ok(whiskers.length > 0);
+    });
+  }
+  assert.match(await page.textContent("#response .sub"), /^TTFT, p99, a line per value of slo\.ttft_slo_s; only fleet\.host_cache_gb 64; whiskers: 95 % interval over 3 replications$/);
+
+  assert.ok(of({ "fleet.host_cache_gb": 64 }).some((row) => Number(row["attainment.service.ci_high"]) > 1), "some interval goes beyond what a share can be");
+
+  // All of them: means, and how far they are apart.
+  await page.selectOption("#sweep-metric", "attainment.service");
+  await choose("slo.ttft_slo_s", "fleet.gpus", "all (mean)");
+  const series = await seriesOf(page, "response");
+  gpus.forEach((n, i) => {
+    const values = slos.map((slo) => of({ "fleet.gpus": n, "slo.ttft_slo_s": slo }).map((row) => Number(row["attainment.service"])));
+    assert.ok(values.every((list) => list.length === 2));
+    series.find(({ id }) => id === `line-${i}`).data.forEach(({ value }, k) => {
+      assert.equal(value[0], slos[k]);
+      near(value[1], meanOf(values[k]), 1e-9, `fleet.gpus ${n}, slo.ttft_slo_s ${slos[k]}`);
+    });
+  });
+  assert.match(await page.textContent("#response .sub"), /; mean over fleet\.host_cache_gb; whiskers: the lowest and the highest of the points averaged$/);
+
+  const cells = (await seriesOf(page, "map")).find(({ id }) => id === "cells").data.map(({ value }) => value);
+  assert.equal(cells.length, gpus.length * slos.length);
+  for (const [x, y, share] of cells) near(share, meanOf(of({ "slo.ttft_slo_s": slos[x], "fleet.gpus": gpus[y] }).map((row) => Number(row["attainment.service"]))), 1e-9, `cell ${x} ${y}`);
+
+  // Another map, with the keys: what it is not over is averaged.
+  await page.focus("#map-against");
+  await page.keyboard.press("ArrowDown");
+  assert.equal(await page.$eval("#map-against", (select) => select.selectedOptions[0].textContent), "fleet.host_cache_gb");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "map-against");
+  const others = (await seriesOf(page, "map")).find(({ id }) => id === "cells").data.map(({ value }) => value);
+  assert.equal(others.length, 6);
+  const caches = levels("fleet.host_cache_gb");
+  for (const [x, y, share] of others) near(share, meanOf(of({ "slo.ttft_slo_s": slos[x], "fleet.host_cache_gb": caches[y] }).map((row) => Number(row["attainment.service"]))), 1e-9, `cell ${x} ${y}`);
+  assert.match(await page.textContent("#map .sub"), /^service attainment by slo\.ttft_slo_s and fleet\.host_cache_gb; mean over fleet\.gpus$/);
+  assert.deepEqual(trouble, []);
+  await page.context().close();
+});
+
+test("a sweep's headline and its table of effects are means of sweep.csv", async () => {
+  const { page } = await open("sweep");
+  const rows = sweepRows("sweep");
+  const effects = ["fleet.gpus", "slo.ttft_slo_s", "fleet.host_cache_gb"].map((key) => {
+    const levels = [...new Set(rows.map((row) => Number(row[key])))].sort((a, b) => a - b);
+    const means = levels.map((level) => meanOf(rows.filter((row) => Number(row[key]) === level).map((row) => Number(row["attainment.service"]))));
+    return { key, levels, means, least: Math.min(...means), most: Math.max(...means), span: Math.max(...means) - Math.min(...means) };
+  }).sort((a, b) => b.span - a.span);
+  const percent = (share) => share === 1 ? "100" : Math.min(99.9, 100 * share).toFixed(1);
+  const [{ key, means, levels }] = effects;
+  assert.ok(means.at(-1) - means[0] > 0.1, "the sweep shows something");
+  const title = (await page.textContent("h1")).replaceAll("\u00a0", " ");
+  assert.ok(title.startsWith(`Service attainment rises from ${percent(means[0])} to ${percent(means.at(-1))} % as ${key} goes from ${levels[0]} to `), title);
+  const table = await page.$$eval("#effects tbody tr", (list) => list.map((row) => [...row.cells].map((cell) => cell.textContent.replaceAll("\u00a0", " "))));
+  assert.deepEqual(table.map(([name, , least, , most, , difference]) => [name, least, most, difference]),
+    effects.map((e) => [e.key, `${percent(e.least)} %`, `${percent(e.most)} %`, `${(100 * e.span).toFixed(1)} percentage points`]));
+  const tiles = await page.$$eval(".tile", (list) => Object.fromEntries(list.map((tile) => [tile.querySelector(".label").textContent, tile.querySelector(".value").textContent])));
+  const service = rows.map((row) => Number(row["attainment.service"]));
+  assert.equal(tiles["points that ran"], "30");
+  assert.equal(tiles["most service attainment"], `${percent(Math.max(...service))} %`);
+  assert.equal(tiles["least service attainment"], `${percent(Math.min(...service))} %`);
+  const facts = await page.$$eval("#assumptions dt", (list) => Object.fromEntries(list.map((dt) => [dt.textContent, dt.nextSibling.textContent])));
+  const manifest = json("sweep", "manifest.json");
+  assert.equal(facts["To run it again"], manifest.command);
+  assert.equal(facts.Varied, manifest.sweep.vary.join(""));
+  assert.equal(facts.Seed, String(manifest.seed));
+  assert.ok(manifest.files.includes("report.html"));
+  await page.context().close();
+});
+
+test("a Latin hypercube is a dot per point, and points that failed are crosses", async () => {
+  const { page, trouble } = await open("sweep-latin");
+  await page.evaluate(() => drawAllCharts());
+  const rows = sweepRows("sweep-latin");
+  const ran = rows.filter((row) => row.status === "ok"), failed = rows.filter((row) => row.status !== "ok");
+  assert.ok(failed.length > 0 && ran.length > 40);
+  assert.match(await page.textContent("h1"), new RegExp(`; ${failed.length} of 80 points failed$`));
+  assert.match(await page.textContent("#sweep-failed"), new RegExp(`^${failed.length} of 80 points failed\\.`));
+  await page.selectOption("#sweep-along", { label: "fleet.gpus" });
+  const check = async (policies) => {
+    const response = await seriesOf(page, "response");
+    const drawn = response.filter(({ id }) => id.startsWith("dots-")).flatMap(({ name, data }) => data.map(({ value, point }) => [name, point, value[0], value[1]])).sort((a, b) => a[1] - b[1]);
+    const wanted = rows.map((row, p) => [row.policy, p, Number(row["fleet.gpus"]), Number(row["attainment.service"])]).filter(([policy, p]) => policies.includes(policy) && rows[p].status === "ok");
+    assert.deepEqual(drawn, wanted);
+    const map = await seriesOf(page, "map");
+    const spots = (id) => map.find((s) => s.id === id).data.map(({ value }) => value);
+    assert.deepEqual(spots("dots"), wanted.map(([, p, gpus, service]) => [gpus, Number(rows[p]["slo.ttft_slo_s"]), service]));
+    const crosses = rows.filter((row) => policies.includes(row.policy) && row.status !== "ok");
+    assert.deepEqual(spots("failed"), crosses.map((row) => [Number(row["fleet.gpus"]), Number(row["slo.ttft_slo_s"])]));
+    assert.equal((response.find(({ id }) => id === "failed") || { data: [] }).data.length, crosses.length);
+  };
+  await check(["muxserve", "aegaeon"]);
+  await page.selectOption("select[id^=sweep-only-]", { label: "aegaeon" });
+  await check(["aegaeon"]);
+  assert.deepEqual(trouble, []);
+  await page.context().close();
+});
+
+test("points are sorted and searched, and those that failed say why", async () => {
+  const { page, trouble } = await open("sweep-latin");
+  const rows = sweepRows("sweep-latin");
+  const column = (title) => page.$$eval("#points-table table", ([table], wanted) => {
+    const i = [...table.querySelectorAll("thead tr:last-child th")].findIndex((th) => th.textContent === wanted);
+    return [...table.tBodies[0].rows].map((row) => row.cells[i].textContent);
+  }, title);
+  assert.match(await page.textContent("#points-table .status"), /of 80$/);
+  await page.click("#points-table thead button:text-is('time')");
+  const best = rows.filter((row) => row.status === "ok").map((row) => Number(row["attainment.service"])).sort((a, b) => b - a).slice(0, 20);
+  assert.deepEqual(await column("time"), best.map((share) => share === 1 ? "100" : Math.min(99.9, 100 * share).toFixed(1)));
+  await page.fill("#points-table input[type=search]", "infeasible");
+  const failed = rows.map((row, p) => [row, p]).filter(([row]) => row.status !== "ok");
+  assert.ok(failed.every(([row]) => row.status === "infeasible"));
+  assert.equal(await page.textContent("#points-table .status"), failed.length > 20 ? `1–20 of ${failed.length}` : `${failed.length} rows`);
+  assert.deepEqual(await column("outcome"), failed.slice(0, 20).map(([row]) => `infeasible: ${row.reason}`));
+  assert.deepEqual((await column("point")).map(Number), failed.slice(0, 20).map(([, p]) => p + 1));
+  await page.fill("#points-table input[type=search]", rows[4].fingerprint);
+  assert.ok((await column("point")).includes("5"));
+  // A metric that the table has not is one of its columns when it is chosen.
+  await page.selectOption("#sweep-metric", "goodput_tokens_per_s");
+  assert.ok(await page.$eval("#points-table thead", (head) => head.textContent.includes("goodput, tokens/s")));
+  assert.deepEqual(trouble, []);
+  await page.context().close();
+});
+
+test("settings in step go along, and a policy has the colour it has elsewhere", async () => {
+  const { page } = await open("sweep-step");
+  await page.evaluate(() => drawAllCharts());
+  const rows = sweepRows("sweep-step");
+  assert.match(await page.textContent("#response .sub"), /; fleet\.host_cache_gb goes along/);
+  const lines = (await seriesOf(page, "response")).filter(({ id }) => id.startsWith("line-"));
+  assert.deepEqual(lines.map(({ name }) => name), ["muxserve", "aegaeon"]);
+  for (const { name, data } of lines) {
+    assert.deepEqual(data.map(({ value }) => value), rows.filter((row) => row.policy === name).map((row) => [Number(row["fleet.gpus"]), row.status === "ok" ? Number(row["attainment.service"]) : null]));
+  }
+  const colours = await page.evaluate(() => charts.find((c) => c.id === "response").instance.getOption().series.filter((s) => s.id.startsWith("line-")).map((s) => s.color));
+  assert.deepEqual(colours, await page.evaluate(() => ["muxserve", "aegaeon"].map((policy) => theme().palette[kPolicyColour[policy]])));
+  await page.context().close();
+});
+
+test("varied names and reasons are text on the page of a sweep", async () => {
+  const { page, trouble } = await open("sweep-hostile");
+  await page.evaluate(() => drawAllCharts());
+  const names = ["=cmd()|{b}.csv", "<script>alert(1)<.csv"];
+  assert.deepEqual([...new Set(sweepRows("sweep-hostile").map((row) => row["workload.path"]))], names);
+  const cells = await page.$$eval("#points-table tbody tr", (rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
+  for (const name of names) assert.ok(cells.some((row) => row.includes(name)), name);
+  assert.ok(cells.some((row) => row.some((cell) => /^(infeasible|failed): /.test(cell))));
+  const along = await page.$$eval("#sweep-along option", (list) => list.map((o) => o.textContent));
+  assert.ok(along.includes("workload.path"));
+  await page.selectOption("#sweep-along", { label: "workload.path" });
+  const plot = page.locator("#response .plot");
+  await plot.scrollIntoViewIfNeeded();
+  const at = await page.evaluate(() => {
+    const chart = charts.find((c) => c.id === "response").instance, series = chart.getOption().series;
+    for (let i = 0; i < series.length; ++i) {
+      const item = series[i].id.startsWith("line-") && series[i].data.find((d) => d.value[1] !== null && d.cell.at === 1);
+      if (item) return chart.convertToPixel({ seriesIndex: i }, item.value);
+    }
+    return null;
+  });
+  const box = await plot.boundingBox();
+  await page.mouse.move(box.x + at[0], box.y + at[1]);
+  await page.waitForSelector("#response .tip");
+  assert.match(await page.textContent("#response .tip"), /^workload\.path <script>alert\(1\)<\.csv/);
+  assert.equal(await page.$$eval("main script, main img, main b, main i", (list) => list.length), 0);
+  assert.deepEqual(trouble, []);
+  await page.context().close();
+});
+
+test("10,000 points are there and can be used", async (t) => {
+  const { page, trouble, ready_ms } = await open("sweep-most");
+  const drawn_ms = await page.evaluate(() => {
+    const start = performance.now();
+    drawAllCharts();
+    return Math.round(performance.now() - start);
+  });
+  t.diagnostic(`ready after ${ready_ms} ms; charts are drawn in ${drawn_ms} ms`);
+  assert.equal(await page.textContent("#points-table .status"), "1–20 of 10,000");
+  const lines = (await seriesOf(page, "response")).filter(({ id }) => id.startsWith("line-"));
+  assert.equal(lines.length, 12);
+  assert.ok(lines.every(({ data }) => data.length === 100));
+  assert.match(await page.textContent("#response .sub"), /12 of 100 values of /);
+  assert.equal((await seriesOf(page, "map")).find(({ id }) => id === "cells").data.length, 10_000);
+  await page.fill("#points-table input[type=search]", "fleet.gpus=77 ");
+  assert.equal(await page.textContent("#points-table .status"), "1–20 of 100");
+  await page.selectOption("#sweep-metric", "ttft_s.mean");
+  assert.match(await page.textContent("#response h3"), /^TTFT, mean /);
+  await page.screenshot({ path: join(work, "screenshots", "sweep-most.png") });
+  assert.deepEqual(trouble, []);
+  await page.context().close();
+});
+
+test("sweeps stand beside runs and each other", async () => {
+  const { page, trouble } = await open("sweep-beside");
+  await page.evaluate(() => drawAllCharts());
+  assert.match(await page.textContent("h1"), /^serverless-llm: /); // the run's
+  assert.deepEqual(await page.$$eval("main > section", (list) => list.map((s) => s.id)), ["sweep", "points", "sweep1", "points1", "service", "latency", "fleet", "workload", "assumptions"]);
+  assert.match(await page.textContent("#sweep h2"), /^Sweep: results\/sweep$/);
+  const before = await page.textContent("#response1 h3");
+  await page.selectOption("#sweep-metric", "utilisation.busy");
+  assert.match(await page.textContent("#response h3"), /^Utilisation, busy /);
+  assert.equal(await page.textContent("#response1 h3"), before);
+  const ids = await page.$$eval("main [id]", (list) => list.map((e) => e.id));
+  assert.equal(new Set(ids).size, ids.length);
+  assert.deepEqual(trouble, []);
+  await page.context().close();
+});
+
+test("the page of a sweep works in the dark, in print and by keyboard", async () => {
+  const { page, trouble } = await open("sweep", { colorScheme: "dark" });
+  await page.evaluate(() => drawAllCharts());
+  assert.deepEqual(await blankCharts(page), []);
+  await page.screenshot({ path: join(work, "screenshots", "sweep-desktop-dark.png"), fullPage: true });
+  const unnamed = await page.$$eval("button, select, input, [tabindex='0']", (list) => list.filter((e) => !(e.getAttribute("aria-label") || e.textContent.trim() && e.tagName !== "SELECT" || e.labels && e.labels[0] && e.labels[0].textContent.trim())).map((e) => e.outerHTML.slice(0, 80)));
+  assert.deepEqual(unnamed, []);
+  const reached = new Set();
+  for (let i = 0; i < 60; ++i) {
+    await page.keyboard.press("Tab");
+    reached.add(await page.evaluate(() => document.activeElement.id || (document.activeElement.closest("[id]") || {}).id));
+  }
+  for (const id of ["sweep-metric", "sweep-along", "sweep-lines", "response", "map", "map-against", "effects", "points-table"]) assert.ok(reached.has(id), `${id} is not reached`);
+  // What is chosen with the keys keeps the focus, though the choices beside it change.
+  await page.focus("#sweep-along");
+  const title = await page.textContent("#response h3");
+  await page.keyboard.press("ArrowDown");
+  assert.notEqual(await page.textContent("#response h3"), title);
+  assert.equal(await page.evaluate(() => document.activeElement.id), "sweep-along");
+  const pdf = await page.pdf({ format: "A4" });
+  assert.ok(pdf.length > 50_000);
+  assert.deepEqual(trouble, []);
   await page.context().close();
 });

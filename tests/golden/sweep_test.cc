@@ -131,6 +131,14 @@ TEST_CASE("Sweeps are the same bytes on any number of threads and ranks", "[gold
     CHECK(Get(desk / "other" / "sweep.csv") == expected);
     CHECK(!fs::exists(desk / "other.journal"));
   }
+  // One of them writes the page.
+  if (CallIn(desk, "report first").code == 0) {
+    CHECK(Shell(desk, mpirun + "2 \"$P\" " + kSweep + "--threads 1 --out paged --report") == 3);
+    CHECK(Get(desk / "stderr").find("poolsim:") == std::string::npos);
+    CHECK(Get(desk / "paged" / "sweep.csv") == expected);
+    CHECK(Get(desk / "paged" / "report.html").rfind("<!doctype html>", 0) == 0);
+    CHECK(Entries(desk / "paged") == 4);
+  }
   // One says it for all; and what runs in one process only says so.
   CHECK(Shell(desk, Mpirun(2) + "\"$P\" sweep quickstart --vary fleet.gpus=0") == 2);
   const std::string said = Get(desk / "stderr");

@@ -97,6 +97,60 @@ class RunFolder {
 
 bool Has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
+// A sweep over a number and a text under two policies, of which one point could not be run.
+class SweepFolder {
+ public:
+  SweepFolder() {
+    path_ = fs::path(POOLSIM_TEST_DIR) / "page-test" / "sweep";
+    fs::remove_all(path_);
+    fs::create_directories(path_);
+    const std::string columns =
+        "fleet.gpus,name,policy,status,reason,gpus,gpus.ci_low,gpus.ci_high,cost_usd,cost_usd.ci_low,cost_usd.ci_high,"
+        "fingerprint,"
+        "attainment.service,attainment.service.ci_low,attainment.service.ci_high,switches,switches.ci_low,switches.ci_high\n";
+    Put(path_ / "sweep.csv", columns +
+                                 "8,=a(),aegaeon,ok,,8,8,8,,,,00ff,0.5,0.25,0.75,4,4,4\n"
+                                 "8,=a(),muxserve,infeasible,\"no room, <b>\",,,,,,,,,,,,,\n"
+                                 "1e1,</script>,aegaeon,ok,,10,10,10,,,,11ff,0.75,0.7,0.8,4,4,4\n"
+                                 "1e1,</script>,muxserve,ok,,10,10,10,,,,22ff,1,1,1,4,4,4\n");
+    Put(path_ / "scenario.json", R"({"name": "small"})");
+    Manifest();
+  }
+  void Manifest(const std::string& from = "", const std::string& to = "") {
+    std::string text = R"({"poolsim_version": "0.1.0", "command": "poolsim sweep x", "files": ["sweep.csv", "scenario.json"],
+      "sweep": {"design": "zip", "vary": ["fleet.gpus=8,1e1", "name==a(),</script>"], "policies": ["aegaeon", "muxserve"],
+      "points": 4, "replications": 3}})";
+    if (!from.empty()) {
+      REQUIRE(text.find(from) != std::string::npos);
+      text.replace(text.find(from), from.size(), to);
+    }
+    Put(path_ / "manifest.json", text);
+  }
+  const fs::path& path() const { return path_; }
+  Json Data() const { return ReportData({ReportFolder(path_.string(), "0.1.0")}); }
+  std::string Refused() const {
+    try {
+      Data();
+    } catch (const InputError& error) {
+      std::string message = error.what();
+      for (std::size_t at; (at = message.find(path_.string())) != std::string::npos;) message.erase(at, path_.string().size());
+      return message;
+    }
+    return "accepted";
+  }
+  std::string RefusedWith(const std::string& from, const std::string& to) const {
+    const std::string before = Get(path_ / "sweep.csv");
+    REQUIRE(before.find(from) != std::string::npos);
+    Put(path_ / "sweep.csv", std::string(before).replace(before.find(from), from.size(), to));
+    const std::string said = Refused();
+    Put(path_ / "sweep.csv", before);
+    return said;
+  }
+
+ private:
+  fs::path path_;
+};
+
 }  // namespace
 
 TEST_CASE("The report's data are the folder's, in columns", "[unit]") {
@@ -126,6 +180,64 @@ TEST_CASE("The report's data are the folder's, in columns", "[unit]") {
   CHECK(fleet["models"] == Json{"</script>", "a \"b\", <c>"});
   CHECK(fleet["cell_model"] == Json{0, -1, 1, -1, -1, -1});
   CHECK(fleet["states"] == "M2YAAAAAAAAA/wAAAAAAAAAAAAAAAAAA");
+}
+
+TEST_CASE("The report's data of a sweep are its points, in columns", "[unit]") {
+  const SweepFolder folder;
+  const Json data = folder.Data();
+  const Json& source = data["sources"][0];
+  CHECK(source["kind"] == "sweep");
+  CHECK(source["runs"].empty());
+  const Json& sweep = source["sweep"];
+  CHECK(sweep["design"] == "zip");
+  CHECK(sweep["replications"] == 3);
+  CHECK(sweep["varied"] == Json{{{"name", "fleet.gpus"}, {"values", {8, 8, 10, 10}}},
+                                {{"name", "name"}, {"values", {"=a()", "=a()", "</script>", "</script>"}}}});
+  CHECK(sweep["policy"] == Json{"aegaeon", "muxserve", "aegaeon", "muxserve"});
+  CHECK(sweep["status"] == Json{"ok", "infeasible", "ok", "ok"});
+  CHECK(sweep["reason"][1] == "no room, <b>");
+  CHECK(sweep["fingerprint"] == Json{"00ff", "", "11ff", "22ff"});
+  CHECK(sweep["metrics"]["attainment.service"] ==
+        Json{{"mean", {0.5, nullptr, 0.75, 1}}, {"low", {0.25, nullptr, 0.7, 1}}, {"high", {0.75, nullptr, 0.8, 1}}});
+  CHECK(sweep["metrics"]["gpus"]["mean"] == Json{8, nullptr, 10, 10});
+  // What is nowhere is left out, and what is the same everywhere is said once.
+  CHECK(sweep["metrics"].size() == 2);
+  CHECK(sweep["same"] == Json{{"switches", 4}});
+  CHECK(data["policies"].size() == 2);
+}
+
+TEST_CASE("The folder of a sweep that is incomplete or not one of ours is refused by name", "[unit]") {
+  SweepFolder folder;
+  CHECK(folder.Refused() == "accepted");
+  CHECK(folder.RefusedWith("8,=a(),muxserve,infeasible,\"no room, <b>\",,,,,,,,,,,,,\n", "") ==
+        "/sweep.csv: found 3 points; /manifest.json says 4");
+  CHECK(folder.RefusedWith(",00ff,0.5,", ",00ff,x,") ==
+        "/sweep.csv:2: attainment.service: found \"x\"; expected a number, or nothing");
+  CHECK(folder.RefusedWith(",00ff,0.5,", ",00ff,,") ==
+        "/sweep.csv:2: attainment.service: found \"\"; expected a number, as the point was run");
+  CHECK(folder.RefusedWith("0.25,0.75", "0.25,1e999") ==
+        "/sweep.csv:2: attainment.service.ci_high: found \"1e999\"; expected a number, or nothing");
+  CHECK(folder.RefusedWith("fleet.gpus,", "fleet.gpsu,") ==
+        "/sweep.csv:1: column 1 is not fleet.gpus, which /manifest.json says is varied");
+  CHECK(Has(folder.RefusedWith("switches.ci_low", "switches.low"), "/sweep.csv:1: no column \"switches.ci_low\"; found "));
+  CHECK(Has(folder.RefusedWith(",status,", ",state,"), "/sweep.csv:1: no column \"status\"; found "));
+  CHECK(folder.RefusedWith("no room, <b>\"", "no room, <b>") == "/sweep.csv:3: a quoted cell does not end");
+  const auto manifest = [&folder](const char* from, const char* to) {
+    folder.Manifest(from, to);
+    return folder.Refused();
+  };
+  CHECK(manifest("\"sweep\": {", "\"swept\": {") ==
+        "/manifest.json: /sweep/design: it is missing; expected cartesian, zip or lhs");
+  CHECK(manifest("\"fleet.gpus=8,1e1\"", "8") == "/manifest.json: /sweep/vary/0: found 8; expected path=VALUES");
+  CHECK(manifest("\"replications\": 3", "\"replications\": \"3\"") ==
+        "/manifest.json: /sweep/replications: found \"3\"; expected the number of runs of a point");
+  CHECK(Has(manifest("0.1.0", "0.2.0"), "/manifest.json: /poolsim_version: the folder was written by poolsim 0.2.0"));
+  CHECK(manifest("[\"sweep.csv\", ", "[") ==
+        ": the folder's manifest.json lists none of summary.json, compare.json, plan.json, tune.json, sweep.csv and claims.json: "
+        "there is nothing to show");
+  folder.Manifest();
+  fs::remove(folder.path() / "sweep.csv");
+  CHECK(folder.Refused() == "/sweep.csv: the folder's manifest.json lists it, but there is no such file");
 }
 
 TEST_CASE("What an older folder lacks is named, and the rest is shown", "[unit]") {
@@ -347,5 +459,18 @@ TEST_CASE("--report adds the page to what a command writes", "[unit]") {
   CHECK(fs::file_size(folder / "out/report.html") > 1'000'000);
   CHECK(Has(Get(folder / "out/manifest.json"), "\"report.html\""));
   CHECK(CallIn(folder, run + " --out out").code == 0);  // the folder is still one that may be replaced
+  const std::string sweep =
+      "sweep quickstart --quiet --set workload.params.duration_s=20 --set workload.params.models=12 --vary fleet.gpus=2,16 "
+      "--policies muxserve";
+  CHECK(CallIn(folder, sweep + " --report").code == 2);
+  CHECK(CallIn(folder, sweep + " --report --out sweep").code == 3);  // a point that could not be run is on the page
+  CHECK(poolsim::IsReportPage((folder / "sweep/report.html").string()));
+  CHECK(Has(Get(folder / "sweep/manifest.json"), "\"report.html\""));
+  CHECK_FALSE(fs::exists(folder / "sweep.journal"));
+  const std::string table = Get(folder / "sweep/sweep.csv");
+  CHECK(CallIn(folder, "report sweep").code == 0);
+  CHECK(CallIn(folder, sweep + " --out plain").code == 3);
+  CHECK(Get(folder / "plain/sweep.csv") == table);
+  CHECK(CallIn(folder, "report plain out --out both.html").code == 0);
   fs::remove_all(folder);
 }
