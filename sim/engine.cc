@@ -2030,6 +2030,13 @@ RequestView Engine::request(RequestId id) const {
   v.generated = r.generated;
   v.prefilled = r.prefilled;
   v.kv = r.kv;
+  if (r.executing) {
+    const Instance& inst = instances_[r.instance];
+    const std::int64_t steps = inst.phase == Phase::kRun ? StepsByNow(inst) : 0;
+    for (const Grant::Piece& piece : inst.grant.pieces) {
+      if (piece.request == id) v.prefilled += static_cast<std::int32_t>(piece.tokens * steps);
+    }
+  }
   if (r.stepping) {
     const Instance& inst = instances_[r.instance];
     std::int64_t more = 0;

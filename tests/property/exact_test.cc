@@ -33,6 +33,98 @@ struct Seen final : TokenObserver {
   }
 };
 
+// Stands before a policy and writes down what it is told and asked, when, and what it can see then.
+class Witness final : public Router, public Scheduler {
+ public:
+  struct Entry {
+    TimePs at;
+    const char* what;
+    std::int64_t request;  // by order of arrival; kNone: it is about none
+    InstanceId instance;
+    std::vector<std::int64_t> seen;
+    bool operator==(const Entry& other) const {
+      return at == other.at && std::string_view(what) == other.what && request == other.request && instance == other.instance &&
+             seen == other.seen;
+    }
+    std::string Text() const {
+      return fmt::format("{} of request {} at instance {} at {} ps, seeing {}", what, request, instance, at,
+                         fmt::join(seen, " "));
+    }
+  };
+  explicit Witness(PoolParts& parts) : router_(*parts.router), scheduler_(*parts.scheduler) {}
+
+  InstanceId RouteArrival(RequestId r, const ClusterView& view) override {
+    const InstanceId to = router_.RouteArrival(r, view);
+    Write("RouteArrival", r, to, view);
+    return to;
+  }
+  InstanceId RouteHandover(RequestId r, const ClusterView& view) override {
+    const InstanceId to = router_.RouteHandover(r, view);
+    Write("RouteHandover", r, to, view);
+    return to;
+  }
+  void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
+    Write("OnQueued", r, i, view);
+    scheduler_.OnQueued(r, i, view);
+  }
+  void OnPreempted(RequestId r, InstanceId i, const ClusterView& view) override {
+    Write("OnPreempted", r, i, view);
+    scheduler_.OnPreempted(r, i, view);
+  }
+  void OnRemoved(RequestId r, InstanceId i, const ClusterView& view) override {
+    Write("OnRemoved", r, i, view);
+    scheduler_.OnRemoved(r, i, view);
+  }
+  void Next(InstanceId i, const ClusterView& view, Grant& grant) override {
+    scheduler_.Next(i, view, grant);
+    Write("Next", kNone, i, view);
+  }
+  bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override {
+    Write("Preempts", r, i, view);
+    return scheduler_.Preempts(r, i, view);
+  }
+  void OnDown(InstanceId i, const ClusterView& view) override {
+    Write("OnDown", kNone, i, view);
+    scheduler_.OnDown(i, view);
+  }
+  void OnUp(InstanceId i, const ClusterView& view) override {
+    Write("OnUp", kNone, i, view);
+    scheduler_.OnUp(i, view);
+  }
+
+  std::vector<Entry> entries;
+
+ private:
+  void Write(const char* what, RequestId r, InstanceId i, const ClusterView& view) {
+    // Of those that leave an instance at once nobody says who is first.
+    const bool removed = std::string_view(what) == "OnRemoved";
+    Entry e{view.now(), what, kNone, i, {view.down()}};
+    if (r != kNone) {
+      const RequestView v = view.request(r);
+      e.request = v.sequence;
+      e.seen.insert(e.seen.end(), {v.model, v.generated, v.prefilled, static_cast<std::int64_t>(v.kv)});
+    }
+    if (i >= 0 && i < static_cast<InstanceId>(view.instances().size())) e.seen.push_back(view.up(i));
+    if (!removed && i >= 0 && i < static_cast<InstanceId>(view.instances().size())) {
+      e.seen.insert(e.seen.end(), {view.busy(i), view.loaded(i), view.kv_free_tokens(i, 0), view.last_step_end(i),
+                                   view.last_run_time(i), view.last_run_label(i)});
+      for (int label = 0; label < 3; ++label) {
+        const BatchView batch = view.batch(i, label);
+        e.seen.insert(e.seen.end(), {batch.model, batch.size, batch.context_tokens});
+      }
+    }
+    auto at = entries.end();
+    while (removed && at != entries.begin() && std::prev(at)->what == std::string_view(what) && std::prev(at)->at == e.at &&
+           std::prev(at)->instance == i && std::prev(at)->request > e.request) {
+      --at;
+    }
+    entries.insert(at, std::move(e));
+  }
+
+  Router& router_;
+  Scheduler& scheduler_;
+};
+
 // How often things happened that the scenarios are there for.
 struct Coverage {
   std::map<std::string, std::int64_t> times;
@@ -174,9 +266,10 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   pool.setup.check = true;
 
   PoolParts fast_parts(s, config.policy, static_cast<std::uint64_t>(s.seed));
+  Witness fast_witness(fast_parts);
   std::unique_ptr<Engine> engine;
   try {
-    engine = std::make_unique<Engine>(pool.setup, *pool.prices, *fast_parts.placement, *fast_parts.router, *fast_parts.scheduler);
+    engine = std::make_unique<Engine>(pool.setup, *pool.prices, *fast_parts.placement, fast_witness, fast_witness);
   } catch (const InfeasibleError&) {
     return false;
   }
@@ -196,10 +289,17 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   const EngineResult result = engine->Finish();
 
   PoolParts slow_parts(s, config.policy, static_cast<std::uint64_t>(s.seed));
-  TokenEngine reference(pool.setup, *pool.prices, *slow_parts.placement, *slow_parts.router, *slow_parts.scheduler);
+  Witness slow_witness(slow_parts);
+  TokenEngine reference(pool.setup, *pool.prices, *slow_parts.placement, slow_witness, slow_witness);
   slow_parts.ServeOracles(reference);
   reference.Run(random.requests);  // the pool's model numbers are the workload's: one pool takes all
 
+  const auto [told, expected] = std::mismatch(fast_witness.entries.begin(), fast_witness.entries.end(),
+                                              slow_witness.entries.begin(), slow_witness.entries.end());
+  if (told != fast_witness.entries.end() || expected != slow_witness.entries.end()) {
+    const auto text = [](const auto& at, const auto& log) { return at == log.end() ? "nothing" : at->Text(); };
+    FAIL(Difference("what the policy is told", text(told, fast_witness.entries), text(expected, slow_witness.entries)));
+  }
   const std::string difference = FirstDifference(s, *engine, result, seen, reference, random.requests);
   if (!difference.empty()) FAIL(difference);
 
@@ -270,6 +370,15 @@ TEST_CASE("Tokens that are late only in the middle of a run are late", "[propert
   CHECK(RunBoth(s, coverage));
   CHECK(coverage.times["late tokens"] > 100);
   CHECK(coverage.times["late tokens"] < 900);
+}
+
+TEST_CASE("A policy sees how much of a prompt is prefilled, also in the middle of a run of pieces", "[property]") {
+  RandomScenario s = ByHand("dedicated", {{"replicas", 1}, {"batching", "chunked"}, {"chunk_tokens", 8}}, 10, 0, 0.001);
+  s.json["timeouts"] = {{"first_token_s", 0.1}, {"check", "exact"}};
+  s.requests = {{0, 0, 1000, 5}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["timeout"] == 1);  // in its prefill
 }
 
 TEST_CASE("Every policy gives each request its tokens at the same picosecond as token by token", "[property]") {

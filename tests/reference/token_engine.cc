@@ -1179,9 +1179,11 @@ RequestView TokenEngine::request(RequestId id) const {
   v.generated = static_cast<std::int32_t>(r.tokens.size());
   v.prefilled = s.prefilled;
   v.kv = PlaceOf(id);
-  if (s.stepping) {
-    const Instance& inst = instances_[s.instance];
-    if (StepEndsNow(inst) && inst.parts[static_cast<std::size_t>(inst.done) % inst.parts.size()] == s.batch) ++v.generated;
+  if (s.instance == kNone || !StepEndsNow(instances_[s.instance])) return v;
+  const Instance& inst = instances_[s.instance];
+  if (s.stepping && inst.parts[static_cast<std::size_t>(inst.done) % inst.parts.size()] == s.batch) ++v.generated;
+  for (const Grant::Piece& piece : inst.grant.pieces) {
+    if (s.executing && piece.request == id) v.prefilled += piece.tokens;
   }
   return v;
 }
