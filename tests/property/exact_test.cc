@@ -211,6 +211,16 @@ std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResul
   number("waiting for weights", mine.weights, other.weights);
   number("copies", mine.copy, other.copy);
   number("waiting for KV", mine.kv, other.kv);
+  const FailureMetrics& failed = metrics.failures;
+  const FailureMetrics& same = reference.failures;
+  for (int k = 0; k < kFailureKinds; ++k) {
+    number(fmt::format("failures: {}", FailureKindName(static_cast<FailureKind>(k))), failed.failures[k], same.failures[k]);
+  }
+  number("hit", failed.hit, same.hit);
+  number("retried", failed.retried, same.retried);
+  number("lost", failed.lost, same.lost);
+  number("tokens recomputed", failed.recomputed, same.recomputed);
+  number("moved", failed.moved, same.moved);
   if (difference.empty()) difference = CompareHistogram("switch latency", mine.latency, reference.switch_latencies);
   number("active model time", static_cast<double>(metrics.active_model_time), static_cast<double>(reference.ActiveModelTime()));
   const std::vector<TokenEngine::ModelTotals> totals = reference.Totals();
@@ -264,6 +274,10 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   const PoolConfig config = s.Pools().front();
   PreparedPool pool(s, config, all, facts);
   pool.setup.check = true;
+  if (!random.outages.empty()) {
+    pool.setup.failures.file = "outages.csv";
+    pool.setup.failures.listed = random.outages;
+  }
 
   PoolParts fast_parts(s, config.policy, static_cast<std::uint64_t>(s.seed));
   Witness fast_witness(fast_parts);
@@ -278,7 +292,7 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   engine->set_token_observer(&seen);
   engine->set_request_sink([&](const Request& r, const Targets&) {
     seen.outcomes[static_cast<std::size_t>(r.sequence)] = r.outcome;
-    seen.generated[static_cast<std::size_t>(r.sequence)] = r.generated;
+    seen.generated[static_cast<std::size_t>(r.sequence)] = r.delivered();
   });
   // In pieces of any size, which must not matter.
   const std::span<const RequestSpec> requests = random.requests;
@@ -317,6 +331,15 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   for (int f = 0; f < kWeightSources; ++f) coverage.times[fmt::format("from {}", f)] += reference.switching.from[f];
   coverage.times["prefetches in vain"] += reference.switching.prefetches - reference.switching.prefetch_hits();
   coverage.times["evictions"] += reference.switching.cache_evictions;
+  const FailureMetrics& failures = reference.failures;
+  for (int k = 0; k < kFailureKinds; ++k) {
+    coverage.times[FailureKindName(static_cast<FailureKind>(k))] += failures.failures[k];
+  }
+  coverage.times["hit"] += failures.hit;
+  coverage.times["retried"] += failures.retried;
+  coverage.times["recomputed"] += failures.recomputed;
+  coverage.times["moved"] += failures.moved;
+  coverage.times["down"] += reference.activity[static_cast<std::size_t>(Activity::kDown)] > 0 ? 1 : 0;
   for (const TokenEngine::ModelTotals& t : reference.Totals()) {
     coverage.times["switches"] += t.switches;
     coverage.times["late tokens"] += t.output_tokens - t.on_time_tokens;
