@@ -1727,8 +1727,9 @@ void Engine::Fault(InstanceId i, FailureKind kind) {
   if (kind == FailureKind::kDrain) --inst.draining;
   ++metrics_.failures.failures[static_cast<std::size_t>(kind)];
   if (inst.faults++ > 0) return;
+  const bool was_up = UpdateUp(i);
   Abandon(i, kind != FailureKind::kGpu);
-  UpdateUp(i);
+  if (was_up) scheduler_.OnDown(i, *this);
 }
 
 // The instance stops here: what is on its GPUs is lost, and what its requests have on the host too when that goes with it. All
@@ -1809,7 +1810,7 @@ void Engine::Reload(InstanceId i) {
     SetResident(i, resident);
     inst.loaded = resident.front();
   }
-  UpdateUp(i);
+  if (UpdateUp(i)) scheduler_.OnUp(i, *this);
   Dispatch(i);
 }
 
@@ -1817,6 +1818,7 @@ void Engine::Reload(InstanceId i) {
 void Engine::Drain(InstanceId i) {
   Instance& inst = instances_[i];
   ++inst.draining;
+  const bool was_up = UpdateUp(i);
   for (const RequestId id : RequestsAt(i)) {
     const Request& r = requests_[id];
     const bool waits = OnHost(r) || (!r.stepping && r.kv == KvPlace::kNowhere);
@@ -1826,21 +1828,17 @@ void Engine::Drain(InstanceId i) {
     Hold(id);
     ++metrics_.failures.moved;
   }
-  UpdateUp(i);
+  if (was_up) scheduler_.OnDown(i, *this);
   if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) Dispatch(i);
 }
 
-void Engine::UpdateUp(InstanceId i) {
+bool Engine::UpdateUp(InstanceId i) {
   Instance& inst = instances_[i];
   const bool up = inst.faults == 0 && inst.draining == 0 && inst.reload == kNone;
-  if (up == inst.up) return;
+  if (up == inst.up) return false;
   inst.up = up;
   down_ += up ? -1 : 1;
-  if (up) {
-    scheduler_.OnUp(i, *this);
-  } else {
-    scheduler_.OnDown(i, *this);
-  }
+  return true;
 }
 
 void Engine::CutShort(InstanceId i) {

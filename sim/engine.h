@@ -340,7 +340,7 @@ class Engine final : public ClusterView, public Oracle {
   void Hold(RequestId id);
   void Release(RequestId id);
   void RouteHeld();
-  void UpdateUp(InstanceId i);
+  bool UpdateUp(InstanceId i);  // whether it has changed
   // Requests.
   bool FitsAlone(InstanceId i, const Request& r) const;
   void QueueAt(RequestId id, InstanceId i);

@@ -404,6 +404,15 @@ TEST_CASE("A policy sees how much of a prompt is prefilled, also in the middle o
   CHECK(coverage.times["timeout"] == 1);  // in its prefill
 }
 
+TEST_CASE("An instance that fails takes no requests from then on, also while those that it had are taken out", "[property]") {
+  RandomScenario s = ByHand("dedicated", {{"replicas", 2}}, 10, 0, 0.001);
+  s.outages = {{FailureKind::kGpu, 0, 505 * kPsPerMs, kPsPerSecond}};
+  s.requests = {{0, 0, 20, 100}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["hit"] == 1);
+}
+
 TEST_CASE("Every policy gives each request its tokens at the same picosecond as token by token", "[property]") {
   for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
     Coverage coverage;
