@@ -939,7 +939,10 @@ void Engine::BeginSegment(InstanceId i) {
       const std::int64_t valid = (high - low) / (slope(lower) - part.d) + 1;  // steps before the other line is the larger one
       kink = std::min(kink, valid < kIntMax / m - 1 ? valid * m + p : kIntMax);
     }
-    if (batch.size() > 0) end = std::min(end, (batch.StepsToFinish(requests_) - 1) * m + p + 1);
+    if (batch.size() == 0) continue;
+    end = std::min(end, (batch.StepsToFinish(requests_) - 1) * m + p + 1);
+    const std::int64_t replayed = batch.StepsToReplayed(requests_);
+    if (replayed != kNever) kink = std::min(kink, (replayed - 1) * m + p + 1);
   }
   if (run.mixed) end = std::min(end, run.steps_left);
   if (run.truncated) end = 1;  // asked for at the very moment of a kink
@@ -1030,6 +1033,13 @@ void Engine::FinishRun(InstanceId i) {
   const auto m = static_cast<std::int64_t>(run.parts.size());
   const std::int64_t n = run.planned;
   ApplySteps(i, n);
+  for (const Part& part : run.parts) {
+    Batch& batch = batches_[part.batch];
+    for (RequestId id = batch.PopReplayed(requests_); id != kNone; id = batch.PopReplayed(requests_)) {
+      batch.Leave(id, requests_);
+      Join(batch, id);
+    }
+  }
   if (run.goes_on) {
     std::rotate(run.parts.begin(), run.parts.begin() + n % m, run.parts.end());  // whose turn it is
     return;
@@ -1042,12 +1052,6 @@ void Engine::FinishRun(InstanceId i) {
     for (;;) {
       const RequestId id = batches_[part.batch].PopFinished(requests_);
       if (id == kNone) break;
-      if (requests_[id].replaying()) {
-        // All that was delivered before has come again.
-        batches_[part.batch].Leave(id, requests_);
-        Join(batches_[part.batch], id);
-        continue;
-      }
       if (requests_[id].cancelled) --inst.cancelled;
       Remove(id, Outcome::kFinished, true);
     }

@@ -413,6 +413,17 @@ TEST_CASE("An instance that fails takes no requests from then on, also while tho
   CHECK(coverage.times["hit"] == 1);
 }
 
+TEST_CASE("A request that is done again runs on from the token that it had", "[property]") {
+  RandomScenario s = ByHand("dedicated", {{"replicas", 2}}, 10, 0, 0.001);
+  s.json["failures"] = {{"in_flight", "retry"}};
+  s.outages = {{FailureKind::kGpu, 0, 505 * kPsPerMs, kPsPerSecond}};
+  s.requests = {{0, 0, 20, 100}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["retried"] == 1);
+  CHECK(coverage.times["tokens"] == 100);
+}
+
 TEST_CASE("Every policy gives each request its tokens at the same picosecond as token by token", "[property]") {
   for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
     Coverage coverage;
