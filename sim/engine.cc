@@ -1740,6 +1740,7 @@ void Engine::Fault(InstanceId i, FailureKind kind) {
 // leave the policy's books of the instance before any is routed anew.
 void Engine::Abandon(InstanceId i, bool host) {
   Instance& inst = instances_[i];
+  const bool cut_run = inst.phase == Phase::kRun;
   CutShort(i);
   events_.Clear(i);
   SetPhase(i, Phase::kDown);
@@ -1766,6 +1767,7 @@ void Engine::Abandon(InstanceId i, bool host) {
     }
   }
   inst.cancelled = 0;
+  if (cut_run && inst.run.mixed) Retire(inst.run.parts.front().batch);  // it need not have had members
   if (inst.kv_used != 0) Broken(fmt::format("I1: KV is left on instance {}, which has failed", i));
   SetResident(i, {});
   inst.loaded = kNone;

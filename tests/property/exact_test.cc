@@ -424,6 +424,15 @@ TEST_CASE("A request that is done again runs on from the token that it had", "[p
   CHECK(coverage.times["tokens"] == 100);
 }
 
+TEST_CASE("Of an instance that fails while it prefills pieces no batch is left", "[property]") {
+  RandomScenario s = ByHand("dedicated", {{"replicas", 2}, {"batching", "chunked"}, {"chunk_tokens", 8}}, 10, 0, 0.001);
+  s.outages = {{FailureKind::kGpu, 0, 5 * kPsPerMs, kPsPerSecond}};
+  s.requests = {{0, 0, 1000, 5}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["hit"] == 1);
+}
+
 TEST_CASE("Every policy gives each request its tokens at the same picosecond as token by token", "[property]") {
   for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
     Coverage coverage;
