@@ -2015,6 +2015,8 @@ void Engine::Join(Batch& batch, RequestId id) {
 void Engine::Retire(std::int32_t number) {
   Batch& batch = batches_[number];
   if (batch.members() > 0 || batch.instance == kNone) return;
+  const Instance& inst = instances_[batch.instance];
+  if (inst.phase == Phase::kRun && inst.run.mixed && inst.run.parts.front().batch == number) return;  // again when the run ends
   if (batch.label != kNone) instances_[batch.instance].labels[batch.label] = kNone;
   batch.label = kNone;                                                                  // the policy may use its name again
   if (places_[number] == Place::kLeaving || places_[number] == Place::kComing) return;  // again when the transfer ends

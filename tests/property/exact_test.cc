@@ -433,6 +433,23 @@ TEST_CASE("Of an instance that fails while it prefills pieces no batch is left",
   CHECK(coverage.times["hit"] == 1);
 }
 
+TEST_CASE("A batch whose last member leaves while pieces of a prompt run beside it stays that of the run", "[property]") {
+  // On instance 0 the first request pushes the third out to the host and ends at 0.61 s. Then the fifth is prefilled, and the
+  // third, for which there is no room, is the only member of the batch: it moves to instance 1 in the middle of the pieces.
+  RandomScenario s = ByHand(
+      "dedicated", {{"replicas", 2}, {"routing", "round-robin"}, {"batching", "chunked"}, {"chunk_tokens", 4}}, 10, 0, 0.001);
+  s.json["fleet"]["gpus_per_node"] = 1;
+  s.json["models"][0]["kv_capacity_tokens"] = 100;
+  s.json["kv"]["preemption"] = "swap";
+  s.json["failures"] = {{"drains", {{{"at_s", 0.7}, {"nodes", 1}}}}};
+  s.requests = {
+      {0, 0, 40, 50}, {kPsPerMs, 0, 1, 1}, {2 * kPsPerMs, 0, 30, 30}, {3 * kPsPerMs, 0, 1, 1}, {500 * kPsPerMs, 0, 60, 5}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["moved"] == 1);
+  CHECK(coverage.times["preemptions"] == 1);
+}
+
 TEST_CASE("Every policy gives each request its tokens at the same picosecond as token by token", "[property]") {
   for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
     Coverage coverage;

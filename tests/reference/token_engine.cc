@@ -1491,7 +1491,9 @@ TokenEngine::BatchPtr TokenEngine::FindOrMake(InstanceId i, int label, ModelId m
 }
 
 void TokenEngine::Forget(const BatchPtr& batch) {
-  if (batch->stepping.empty() && batch->incoming.empty()) std::erase(instances_[batch->instance].batches, batch);
+  Instance& inst = instances_[batch->instance];
+  const bool runs = std::find(inst.parts.begin(), inst.parts.end(), batch) != inst.parts.end();  // with pieces of prompts only
+  if (batch->stepping.empty() && batch->incoming.empty() && !runs) std::erase(inst.batches, batch);
 }
 
 // --------------------------------------------------------------------------------------------------------------- views
