@@ -450,6 +450,29 @@ TEST_CASE("A batch whose last member leaves while pieces of a prompt run beside 
   CHECK(coverage.times["preemptions"] == 1);
 }
 
+TEST_CASE("What an uplink carries when it stands still is there at the end", "[property]") {
+  // The prefill ends at 10 ms, and the KV never leaves.
+  RandomScenario s = ByHand("dedicated", {{"replicas", 1}, {"prefill_replicas", 1}}, 10, 0, 0.001);
+  s.json["failures"] = {{"links", {{"factor", 0}}}};
+  for (const std::int64_t link : {0, 1}) s.outages.push_back({FailureKind::kLink, link, 5 * kPsPerMs, 1000 * kPsPerSecond});
+  s.json["timeouts"] = {{"total_s", 1}, {"check", "exact"}};
+  s.requests = {{0, 0, 20, 5}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["timeout"] == 1);
+  CHECK(coverage.times["tokens"] == 1);
+  // It comes back after all that can be simulated.
+  s.json.erase("timeouts");
+  s.requests.front().arrival = 24 * 3600 * kPsPerSecond;
+  for (ListedOutage& outage : s.outages) {
+    outage.at += s.requests.front().arrival;
+    outage.lasts = PsFromSeconds(kMaxSeconds);
+  }
+  Coverage stuck;
+  CHECK(RunBoth(s, stuck));
+  CHECK(stuck.times["unfinished"] == 1);
+}
+
 TEST_CASE("Every policy gives each request its tokens at the same picosecond as token by token", "[property]") {
   for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
     Coverage coverage;
