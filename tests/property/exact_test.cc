@@ -1,5 +1,6 @@
 // The engine executes grants in closed form; tests/reference/token_engine.cc makes one event per token. On random small scenarios
-// both must give every token of every request at the same picosecond, whatever the policy, and the same counters at the end.
+// both must give every token of every request at the same picosecond, whatever the policy and whatever fails, tell the policy the
+// same things on the way, and have the same counters at the end.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -15,7 +16,8 @@
 namespace poolsim {
 namespace {
 
-constexpr int kScenarios = 600;  // feasible ones, per policy
+constexpr int kScenarios = 600;    // feasible ones, per policy
+constexpr int kWithFailures = 60;  // of each sort of failures
 
 // What the engine says of each request.
 struct Seen final : TokenObserver {
@@ -496,6 +498,47 @@ TEST_CASE("Every policy gives each request its tokens at the same picosecond as 
     CHECK(coverage.times["kv_prompt"] > 10);
     CHECK(coverage.times["instances over several nodes"] > 10);
     if (std::getenv("POOLSIM_TEST_COVERAGE") != nullptr) fmt::print("{}\n", text);
+  }
+}
+
+TEST_CASE("Whatever fails, every policy gives each request its tokens at the same picosecond as token by token", "[property]") {
+  constexpr std::uint64_t kFirstSeed = 1u << 23;  // others than those of the other tests
+  for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
+    std::map<std::string, Coverage> by_sort;
+    for (const std::string& sort : SortsOfFailures()) {
+      Coverage& coverage = by_sort[sort];
+      int feasible = 0;
+      for (std::uint64_t seed = kFirstSeed; feasible < kWithFailures && seed < kFirstSeed + 4 * kWithFailures; ++seed) {
+        RandomScenario random = MakeRandomScenario(policy, seed);
+        AddFailures(random, sort, seed);
+        INFO("policy " << policy.name << ", " << sort << ", random scenario " << seed << "\n" << random.Text());
+        if (RunBoth(random, coverage)) ++feasible;
+      }
+      std::string text = fmt::format("{}, {}: {} scenarios", policy.name, sort, feasible);
+      for (const auto& [what, n] : coverage.times) text += fmt::format(", {} {}", n, what);
+      if (std::getenv("POOLSIM_TEST_COVERAGE") != nullptr) fmt::print("{}\n", text);
+      INFO(text);
+      CHECK(feasible >= kWithFailures / 2);
+      CHECK(coverage.times["finished"] > 50);
+    }
+    INFO("policy " << policy.name);
+    // Each sort has done what it does, and all that may become of a request has.
+    for (const char* kind : {"gpu", "node", "cache", "link"}) CHECK(by_sort[std::string(kind) + "s"].times[kind] > 50);
+    CHECK(by_sort["drains"].times["drain"] > 10);
+    std::map<std::string, std::int64_t> all;
+    for (const auto& [sort, coverage] : by_sort) {
+      for (const auto& [what, n] : coverage.times) all[what] += n;
+    }
+    for (const char* what : {"hit", "retried", "lost", "moved", "recomputed"}) {
+      INFO(what);
+      CHECK(all[what] > 50);
+    }
+    for (const char* sort : {"gpus", "nodes", "drains", "list", "together"}) {
+      INFO(sort);
+      CHECK(by_sort[sort].times["down"] > 10);
+      CHECK(by_sort[sort].times["hit"] > 0);
+    }
+    for (const char* sort : {"caches", "links", "stragglers"}) CHECK(by_sort[sort].times["down"] == 0);
   }
 }
 
