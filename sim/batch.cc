@@ -99,20 +99,19 @@ void Batch::Reset(std::int32_t new_number, InstanceId new_instance, int new_labe
   padding_.assign(static_cast<std::size_t>(block_tokens_), 0);
   offset_sum_ = 0;
   finish_.clear();
+  replayed_.clear();
   clean_.clear();
   fresh_.clear();
   fresh_stamps_.clear();
 }
 
-std::int64_t Batch::StepsToFinish(const RequestTable& requests) {
-  while (!Valid(finish_.front(), requests)) Pop(finish_);
-  return finish_.front().key - steps_;
+std::int64_t Batch::StepsTo(std::vector<Entry>& heap, const RequestTable& requests) const {
+  while (!heap.empty() && !Valid(heap.front(), requests)) Pop(heap);
+  return heap.empty() ? kNever : heap.front().key - steps_;
 }
 
-RequestId Batch::PopFinished(const RequestTable& requests) {
-  while (!finish_.empty() && !Valid(finish_.front(), requests)) Pop(finish_);
-  if (finish_.empty() || finish_.front().key > steps_) return kNone;
-  return finish_.front().id;
+RequestId Batch::Due(std::vector<Entry>& heap, const RequestTable& requests) const {
+  return StepsTo(heap, requests) <= 0 ? heap.front().id : kNone;
 }
 
 void Batch::AddIncoming(RequestId id, RequestTable& requests) {
@@ -147,9 +146,10 @@ void Batch::Join(RequestId id, RequestTable& requests, const Targets& targets) {
   measured_ += r.measured && !silent ? 1 : 0;
   const std::int64_t* padding = padding_table_->Of(r.context_offset);
   for (std::size_t n = 0; n < padding_.size(); ++n) padding_[n] += padding[n];
-  Push(finish_, {(silent ? r.replay : r.output) - r.generated_offset, r.stamp, id}, requests);
+  Push(finish_, {r.output - r.generated_offset, r.stamp, id}, requests);
   if (silent) {
     ++silent_;
+    Push(replayed_, {r.replay - r.generated_offset, r.stamp, id}, requests);
   } else if (r.service.dirty) {
     AddLate(id, r, targets);
   } else {
@@ -210,6 +210,7 @@ void Batch::Leave(RequestId id, RequestTable& requests) {
   if (stepping.empty()) {
     // Nothing refers to old steps any more; keeps step numbers and heaps small.
     finish_.clear();
+    replayed_.clear();
     clean_.clear();
     fresh_.clear();
     fresh_stamps_.clear();

@@ -6,8 +6,8 @@
 //   - the deadline of the token that a member gets in step n is key + n x TBT target with a key that never changes, so the order
 //     by slack is constant and one heap tells whether anyone is late at all;
 //   - while a step takes at most the TBT target, nobody's slack shrinks.
-// A member that replays (Request::replaying) steps and grows as all do, but nobody sees its tokens: it leaves with the last of
-// them, and joins anew to be seen.
+// A member that replays (Request::replaying) steps and grows as all do, but nobody sees its tokens: with the last of them it
+// joins anew, to be seen.
 // Members that have ever been late are looked at one by one, in records that lie side by side: two comparisons each for a run
 // that is late throughout or on time throughout, else a binary search over its steps.
 //
@@ -87,7 +87,9 @@ class Batch {
     return block_shift_ < 0 ? tokens / block_tokens_ : tokens >> block_shift_;
   }
   // Steps until the next member finishes. REQUIRES size() > 0.
-  std::int64_t StepsToFinish(const RequestTable& requests);
+  std::int64_t StepsToFinish(const RequestTable& requests) { return StepsTo(finish_, requests); }
+  // Until the next one to replay has done so; kNever: none replays.
+  std::int64_t StepsToReplayed(const RequestTable& requests) { return StepsTo(replayed_, requests); }
 
   void AddIncoming(RequestId id, RequestTable& requests);
   // Moves a member that is in neither list, or in incoming, to stepping. Its KV blocks are the batch's from now on.
@@ -107,15 +109,17 @@ class Batch {
     }
   }
 
-  // A member that has just made its last step, or the last of its replay, or kNone. Call until kNone after Account.
-  RequestId PopFinished(const RequestTable& requests);
+  // A member that has just made its last step, or kNone. Call until kNone after Account, removing each.
+  RequestId PopFinished(const RequestTable& requests) { return Due(finish_, requests); }
+  // The last step of its replay: it must join anew.
+  RequestId PopReplayed(const RequestTable& requests) { return Due(replayed_, requests); }
 
   // But for the padding table, which is the engine's.
   void State(Archive& a, const PaddingTable& padding) {
     a(number, instance, label, model, stepping, incoming, in_steps, in_switches, in_kv, settled);
     a(steps_, context_, incoming_context_, blocks_, measured_, silent_, last_end_, slow_step_, block_tokens_, block_shift_,
       padding_);
-    a(offset_sum_, finish_, clean_, late_, fresh_, fresh_stamps_);
+    a(offset_sum_, finish_, replayed_, clean_, late_, fresh_, fresh_stamps_);
     padding_table_ = &padding;
   }
 
@@ -141,6 +145,8 @@ class Batch {
   static bool After(const Entry& x, const Entry& y) { return x.key > y.key || (x.key == y.key && x.id > y.id); }
   void Push(std::vector<Entry>& heap, Entry entry, const RequestTable& requests) const;
   static void Pop(std::vector<Entry>& heap);
+  std::int64_t StepsTo(std::vector<Entry>& heap, const RequestTable& requests) const;
+  RequestId Due(std::vector<Entry>& heap, const RequestTable& requests) const;
   bool Valid(const Entry& e, const RequestTable& requests) const { return requests[e.id].stamp == e.stamp; }
   void AddLate(RequestId id, Request& r, const Targets& targets);
   void AccountPiece(TimePs first, TimePs gap, TimePs slope, std::int64_t count, RequestTable& requests, Metrics& metrics);
@@ -159,6 +165,7 @@ class Batch {
   std::vector<std::int64_t> padding_;  // [n mod block_tokens]: tokens that fill up the members' last blocks after step n
   std::int64_t offset_sum_ = 0;        // sum of context_offset
   std::vector<Entry> finish_;
+  std::vector<Entry> replayed_;
   std::vector<Entry> clean_;
   std::vector<Late> late_;
   std::vector<RequestId> fresh_;  // joined since the last step; stamps beside

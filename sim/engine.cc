@@ -939,7 +939,10 @@ void Engine::BeginSegment(InstanceId i) {
       const std::int64_t valid = (high - low) / (slope(lower) - part.d) + 1;  // steps before the other line is the larger one
       kink = std::min(kink, valid < kIntMax / m - 1 ? valid * m + p : kIntMax);
     }
-    if (batch.size() > 0) end = std::min(end, (batch.StepsToFinish(requests_) - 1) * m + p + 1);
+    if (batch.size() == 0) continue;
+    end = std::min(end, (batch.StepsToFinish(requests_) - 1) * m + p + 1);
+    const std::int64_t replayed = batch.StepsToReplayed(requests_);
+    if (replayed != kNever) kink = std::min(kink, (replayed - 1) * m + p + 1);
   }
   if (run.mixed) end = std::min(end, run.steps_left);
   if (run.truncated) end = 1;  // asked for at the very moment of a kink
@@ -1030,6 +1033,13 @@ void Engine::FinishRun(InstanceId i) {
   const auto m = static_cast<std::int64_t>(run.parts.size());
   const std::int64_t n = run.planned;
   ApplySteps(i, n);
+  for (const Part& part : run.parts) {
+    Batch& batch = batches_[part.batch];
+    for (RequestId id = batch.PopReplayed(requests_); id != kNone; id = batch.PopReplayed(requests_)) {
+      batch.Leave(id, requests_);
+      Join(batch, id);
+    }
+  }
   if (run.goes_on) {
     std::rotate(run.parts.begin(), run.parts.begin() + n % m, run.parts.end());  // whose turn it is
     return;
@@ -1042,12 +1052,6 @@ void Engine::FinishRun(InstanceId i) {
     for (;;) {
       const RequestId id = batches_[part.batch].PopFinished(requests_);
       if (id == kNone) break;
-      if (requests_[id].replaying()) {
-        // All that was delivered before has come again.
-        batches_[part.batch].Leave(id, requests_);
-        Join(batches_[part.batch], id);
-        continue;
-      }
       if (requests_[id].cancelled) --inst.cancelled;
       Remove(id, Outcome::kFinished, true);
     }
@@ -1727,14 +1731,16 @@ void Engine::Fault(InstanceId i, FailureKind kind) {
   if (kind == FailureKind::kDrain) --inst.draining;
   ++metrics_.failures.failures[static_cast<std::size_t>(kind)];
   if (inst.faults++ > 0) return;
+  const bool was_up = UpdateUp(i);
   Abandon(i, kind != FailureKind::kGpu);
-  UpdateUp(i);
+  if (was_up) scheduler_.OnDown(i, *this);
 }
 
 // The instance stops here: what is on its GPUs is lost, and what its requests have on the host too when that goes with it. All
 // leave the policy's books of the instance before any is routed anew.
 void Engine::Abandon(InstanceId i, bool host) {
   Instance& inst = instances_[i];
+  const bool cut_run = inst.phase == Phase::kRun;
   CutShort(i);
   events_.Clear(i);
   SetPhase(i, Phase::kDown);
@@ -1761,6 +1767,7 @@ void Engine::Abandon(InstanceId i, bool host) {
     }
   }
   inst.cancelled = 0;
+  if (cut_run && inst.run.mixed) Retire(inst.run.parts.front().batch);  // it need not have had members
   if (inst.kv_used != 0) Broken(fmt::format("I1: KV is left on instance {}, which has failed", i));
   SetResident(i, {});
   inst.loaded = kNone;
@@ -1809,7 +1816,7 @@ void Engine::Reload(InstanceId i) {
     SetResident(i, resident);
     inst.loaded = resident.front();
   }
-  UpdateUp(i);
+  if (UpdateUp(i)) scheduler_.OnUp(i, *this);
   Dispatch(i);
 }
 
@@ -1817,6 +1824,7 @@ void Engine::Reload(InstanceId i) {
 void Engine::Drain(InstanceId i) {
   Instance& inst = instances_[i];
   ++inst.draining;
+  const bool was_up = UpdateUp(i);
   for (const RequestId id : RequestsAt(i)) {
     const Request& r = requests_[id];
     const bool waits = OnHost(r) || (!r.stepping && r.kv == KvPlace::kNowhere);
@@ -1826,21 +1834,17 @@ void Engine::Drain(InstanceId i) {
     Hold(id);
     ++metrics_.failures.moved;
   }
-  UpdateUp(i);
+  if (was_up) scheduler_.OnDown(i, *this);
   if (inst.phase == Phase::kIdle || inst.phase == Phase::kWait) Dispatch(i);
 }
 
-void Engine::UpdateUp(InstanceId i) {
+bool Engine::UpdateUp(InstanceId i) {
   Instance& inst = instances_[i];
   const bool up = inst.faults == 0 && inst.draining == 0 && inst.reload == kNone;
-  if (up == inst.up) return;
+  if (up == inst.up) return false;
   inst.up = up;
   down_ += up ? -1 : 1;
-  if (up) {
-    scheduler_.OnUp(i, *this);
-  } else {
-    scheduler_.OnDown(i, *this);
-  }
+  return true;
 }
 
 void Engine::CutShort(InstanceId i) {
@@ -2012,6 +2016,8 @@ void Engine::Join(Batch& batch, RequestId id) {
 void Engine::Retire(std::int32_t number) {
   Batch& batch = batches_[number];
   if (batch.members() > 0 || batch.instance == kNone) return;
+  const Instance& inst = instances_[batch.instance];
+  if (inst.phase == Phase::kRun && inst.run.mixed && inst.run.parts.front().batch == number) return;  // again when the run ends
   if (batch.label != kNone) instances_[batch.instance].labels[batch.label] = kNone;
   batch.label = kNone;                                                                  // the policy may use its name again
   if (places_[number] == Place::kLeaving || places_[number] == Place::kComing) return;  // again when the transfer ends
@@ -2031,6 +2037,13 @@ RequestView Engine::request(RequestId id) const {
   v.generated = r.generated;
   v.prefilled = r.prefilled;
   v.kv = r.kv;
+  if (r.executing) {
+    const Instance& inst = instances_[r.instance];
+    const std::int64_t steps = inst.phase == Phase::kRun ? StepsByNow(inst) : 0;
+    for (const Grant::Piece& piece : inst.grant.pieces) {
+      if (piece.request == id) v.prefilled += static_cast<std::int32_t>(piece.tokens * steps);
+    }
+  }
   if (r.stepping) {
     const Instance& inst = instances_[r.instance];
     std::int64_t more = 0;
@@ -2252,7 +2265,10 @@ void Engine::CheckEnd() const {
   for (std::size_t i = 0; i < instances_.size(); ++i) {
     if (instances_[i].busy > result_.end) Broken(fmt::format("I5: instance {} was busy for longer than it was owned", i));
   }
-  if (setup_.horizon == kNever && held_.empty()) {
+  // Without a horizon whoever is held waits for an instance, and a transfer that is left is one of an uplink that stands still.
+  const bool standstill =
+      std::any_of(tickets_.begin(), tickets_.end(), [](const Ticket& t) { return t.kind != Ticket::Kind::kFree; });
+  if (setup_.horizon == kNever && held_.empty() && !standstill) {
     if (result_.unfinished != 0)
       Broken(fmt::format("I3: {} requests were left behind with nothing to wait for", result_.unfinished));
     if (host_kv_used_ != 0) Broken("I2: KV is left on the hosts after the last request");

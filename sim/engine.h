@@ -157,7 +157,7 @@ class Engine final : public ClusterView, public Oracle {
     std::vector<Part> parts;
     Series cycle;              // a whole rotation
     TimePs start = 0;          // of this segment
-    std::int64_t kink = 0;     // sub-steps until two lines cross
+    std::int64_t kink = 0;     // sub-steps until two lines cross, or somebody who replays has all tokens again
     std::int64_t end = 0;      // until somebody finishes, or the chunks are done
     std::int64_t quota = 0;    // until the quota is used up
     std::int64_t planned = 0;  // sub-steps of this segment
@@ -340,7 +340,7 @@ class Engine final : public ClusterView, public Oracle {
   void Hold(RequestId id);
   void Release(RequestId id);
   void RouteHeld();
-  void UpdateUp(InstanceId i);
+  bool UpdateUp(InstanceId i);  // whether it has changed
   // Requests.
   bool FitsAlone(InstanceId i, const Request& r) const;
   void QueueAt(RequestId id, InstanceId i);

@@ -166,7 +166,7 @@ class Router {
   // Where an arriving request is prefilled: an instance with role both or prefill that may run the model. Also called for a
   // request that lost its KV on an instance that cannot prefill, and for one whose instance has failed or is drained (of role
   // both also when its KV is on the host, ready to decode). While some instance is not up it may be kNone, or one that is not up:
-  // the request then waits with the engine, and is asked for again when anything comes up.
+  // the request then waits with the engine, and is asked for again whenever something fails, is drained or comes back.
   virtual InstanceId RouteArrival(RequestId r, const ClusterView& view) = 0;
   // Where a request decodes after its prefill on an instance with role prefill. Called when its KV has left that GPU, and when
   // its decode instance has failed or is drained and its KV is on the host. The same holds where nothing suitable is up.

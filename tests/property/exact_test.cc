@@ -1,5 +1,6 @@
 // The engine executes grants in closed form; tests/reference/token_engine.cc makes one event per token. On random small scenarios
-// both must give every token of every request at the same picosecond, whatever the policy, and the same counters at the end.
+// both must give every token of every request at the same picosecond, whatever the policy and whatever fails, tell the policy the
+// same things on the way, and have the same counters at the end.
 #include <algorithm>
 #include <map>
 #include <string>
@@ -15,7 +16,8 @@
 namespace poolsim {
 namespace {
 
-constexpr int kScenarios = 600;  // feasible ones, per policy
+constexpr int kScenarios = 600;    // feasible ones, per policy
+constexpr int kWithFailures = 60;  // of each sort of failures
 
 // What the engine says of each request.
 struct Seen final : TokenObserver {
@@ -31,6 +33,98 @@ struct Seen final : TokenObserver {
       at += gap + slope * n;
     }
   }
+};
+
+// Stands before a policy and writes down what it is told and asked, when, and what it can see then.
+class Witness final : public Router, public Scheduler {
+ public:
+  struct Entry {
+    TimePs at;
+    const char* what;
+    std::int64_t request;  // by order of arrival; kNone: it is about none
+    InstanceId instance;
+    std::vector<std::int64_t> seen;
+    bool operator==(const Entry& other) const {
+      return at == other.at && std::string_view(what) == other.what && request == other.request && instance == other.instance &&
+             seen == other.seen;
+    }
+    std::string Text() const {
+      return fmt::format("{} of request {} at instance {} at {} ps, seeing {}", what, request, instance, at,
+                         fmt::join(seen, " "));
+    }
+  };
+  explicit Witness(PoolParts& parts) : router_(*parts.router), scheduler_(*parts.scheduler) {}
+
+  InstanceId RouteArrival(RequestId r, const ClusterView& view) override {
+    const InstanceId to = router_.RouteArrival(r, view);
+    Write("RouteArrival", r, to, view);
+    return to;
+  }
+  InstanceId RouteHandover(RequestId r, const ClusterView& view) override {
+    const InstanceId to = router_.RouteHandover(r, view);
+    Write("RouteHandover", r, to, view);
+    return to;
+  }
+  void OnQueued(RequestId r, InstanceId i, const ClusterView& view) override {
+    Write("OnQueued", r, i, view);
+    scheduler_.OnQueued(r, i, view);
+  }
+  void OnPreempted(RequestId r, InstanceId i, const ClusterView& view) override {
+    Write("OnPreempted", r, i, view);
+    scheduler_.OnPreempted(r, i, view);
+  }
+  void OnRemoved(RequestId r, InstanceId i, const ClusterView& view) override {
+    Write("OnRemoved", r, i, view);
+    scheduler_.OnRemoved(r, i, view);
+  }
+  void Next(InstanceId i, const ClusterView& view, Grant& grant) override {
+    scheduler_.Next(i, view, grant);
+    Write("Next", kNone, i, view);
+  }
+  bool Preempts(RequestId r, InstanceId i, const ClusterView& view) override {
+    Write("Preempts", r, i, view);
+    return scheduler_.Preempts(r, i, view);
+  }
+  void OnDown(InstanceId i, const ClusterView& view) override {
+    Write("OnDown", kNone, i, view);
+    scheduler_.OnDown(i, view);
+  }
+  void OnUp(InstanceId i, const ClusterView& view) override {
+    Write("OnUp", kNone, i, view);
+    scheduler_.OnUp(i, view);
+  }
+
+  std::vector<Entry> entries;
+
+ private:
+  void Write(const char* what, RequestId r, InstanceId i, const ClusterView& view) {
+    // Of those that leave an instance at once nobody says who is first.
+    const bool removed = std::string_view(what) == "OnRemoved";
+    Entry e{view.now(), what, kNone, i, {view.down()}};
+    if (r != kNone) {
+      const RequestView v = view.request(r);
+      e.request = v.sequence;
+      e.seen.insert(e.seen.end(), {v.model, v.generated, v.prefilled, static_cast<std::int64_t>(v.kv)});
+    }
+    if (i >= 0 && i < static_cast<InstanceId>(view.instances().size())) e.seen.push_back(view.up(i));
+    if (!removed && i >= 0 && i < static_cast<InstanceId>(view.instances().size())) {
+      e.seen.insert(e.seen.end(), {view.busy(i), view.loaded(i), view.kv_free_tokens(i, 0), view.last_step_end(i),
+                                   view.last_run_time(i), view.last_run_label(i)});
+      for (int label = 0; label < 3; ++label) {
+        const BatchView batch = view.batch(i, label);
+        e.seen.insert(e.seen.end(), {batch.model, batch.size, batch.context_tokens});
+      }
+    }
+    auto at = entries.end();
+    while (removed && at != entries.begin() && std::prev(at)->what == std::string_view(what) && std::prev(at)->at == e.at &&
+           std::prev(at)->instance == i && std::prev(at)->request > e.request) {
+      --at;
+    }
+    entries.insert(at, std::move(e));
+  }
+
+  Router& router_;
+  Scheduler& scheduler_;
 };
 
 // How often things happened that the scenarios are there for.
@@ -119,6 +213,16 @@ std::string FirstDifference(const Scenario& s, Engine& engine, const EngineResul
   number("waiting for weights", mine.weights, other.weights);
   number("copies", mine.copy, other.copy);
   number("waiting for KV", mine.kv, other.kv);
+  const FailureMetrics& failed = metrics.failures;
+  const FailureMetrics& same = reference.failures;
+  for (int k = 0; k < kFailureKinds; ++k) {
+    number(fmt::format("failures: {}", FailureKindName(static_cast<FailureKind>(k))), failed.failures[k], same.failures[k]);
+  }
+  number("hit", failed.hit, same.hit);
+  number("retried", failed.retried, same.retried);
+  number("lost", failed.lost, same.lost);
+  number("tokens recomputed", failed.recomputed, same.recomputed);
+  number("moved", failed.moved, same.moved);
   if (difference.empty()) difference = CompareHistogram("switch latency", mine.latency, reference.switch_latencies);
   number("active model time", static_cast<double>(metrics.active_model_time), static_cast<double>(reference.ActiveModelTime()));
   const std::vector<TokenEngine::ModelTotals> totals = reference.Totals();
@@ -172,11 +276,16 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   const PoolConfig config = s.Pools().front();
   PreparedPool pool(s, config, all, facts);
   pool.setup.check = true;
+  if (!random.outages.empty()) {
+    pool.setup.failures.file = "outages.csv";
+    pool.setup.failures.listed = random.outages;
+  }
 
   PoolParts fast_parts(s, config.policy, static_cast<std::uint64_t>(s.seed));
+  Witness fast_witness(fast_parts);
   std::unique_ptr<Engine> engine;
   try {
-    engine = std::make_unique<Engine>(pool.setup, *pool.prices, *fast_parts.placement, *fast_parts.router, *fast_parts.scheduler);
+    engine = std::make_unique<Engine>(pool.setup, *pool.prices, *fast_parts.placement, fast_witness, fast_witness);
   } catch (const InfeasibleError&) {
     return false;
   }
@@ -185,7 +294,7 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   engine->set_token_observer(&seen);
   engine->set_request_sink([&](const Request& r, const Targets&) {
     seen.outcomes[static_cast<std::size_t>(r.sequence)] = r.outcome;
-    seen.generated[static_cast<std::size_t>(r.sequence)] = r.generated;
+    seen.generated[static_cast<std::size_t>(r.sequence)] = r.delivered();
   });
   // In pieces of any size, which must not matter.
   const std::span<const RequestSpec> requests = random.requests;
@@ -196,10 +305,17 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   const EngineResult result = engine->Finish();
 
   PoolParts slow_parts(s, config.policy, static_cast<std::uint64_t>(s.seed));
-  TokenEngine reference(pool.setup, *pool.prices, *slow_parts.placement, *slow_parts.router, *slow_parts.scheduler);
+  Witness slow_witness(slow_parts);
+  TokenEngine reference(pool.setup, *pool.prices, *slow_parts.placement, slow_witness, slow_witness);
   slow_parts.ServeOracles(reference);
   reference.Run(random.requests);  // the pool's model numbers are the workload's: one pool takes all
 
+  const auto [told, expected] = std::mismatch(fast_witness.entries.begin(), fast_witness.entries.end(),
+                                              slow_witness.entries.begin(), slow_witness.entries.end());
+  if (told != fast_witness.entries.end() || expected != slow_witness.entries.end()) {
+    const auto text = [](const auto& at, const auto& log) { return at == log.end() ? "nothing" : at->Text(); };
+    FAIL(Difference("what the policy is told", text(told, fast_witness.entries), text(expected, slow_witness.entries)));
+  }
   const std::string difference = FirstDifference(s, *engine, result, seen, reference, random.requests);
   if (!difference.empty()) FAIL(difference);
 
@@ -217,6 +333,15 @@ bool RunBoth(const RandomScenario& random, Coverage& coverage) {
   for (int f = 0; f < kWeightSources; ++f) coverage.times[fmt::format("from {}", f)] += reference.switching.from[f];
   coverage.times["prefetches in vain"] += reference.switching.prefetches - reference.switching.prefetch_hits();
   coverage.times["evictions"] += reference.switching.cache_evictions;
+  const FailureMetrics& failures = reference.failures;
+  for (int k = 0; k < kFailureKinds; ++k) {
+    coverage.times[FailureKindName(static_cast<FailureKind>(k))] += failures.failures[k];
+  }
+  coverage.times["hit"] += failures.hit;
+  coverage.times["retried"] += failures.retried;
+  coverage.times["recomputed"] += failures.recomputed;
+  coverage.times["moved"] += failures.moved;
+  coverage.times["down"] += reference.activity[static_cast<std::size_t>(Activity::kDown)] > 0 ? 1 : 0;
   for (const TokenEngine::ModelTotals& t : reference.Totals()) {
     coverage.times["switches"] += t.switches;
     coverage.times["late tokens"] += t.output_tokens - t.on_time_tokens;
@@ -272,6 +397,84 @@ TEST_CASE("Tokens that are late only in the middle of a run are late", "[propert
   CHECK(coverage.times["late tokens"] < 900);
 }
 
+TEST_CASE("A policy sees how much of a prompt is prefilled, also in the middle of a run of pieces", "[property]") {
+  RandomScenario s = ByHand("dedicated", {{"replicas", 1}, {"batching", "chunked"}, {"chunk_tokens", 8}}, 10, 0, 0.001);
+  s.json["timeouts"] = {{"first_token_s", 0.1}, {"check", "exact"}};
+  s.requests = {{0, 0, 1000, 5}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["timeout"] == 1);  // in its prefill
+}
+
+TEST_CASE("An instance that fails takes no requests from then on, also while those that it had are taken out", "[property]") {
+  RandomScenario s = ByHand("dedicated", {{"replicas", 2}}, 10, 0, 0.001);
+  s.outages = {{FailureKind::kGpu, 0, 505 * kPsPerMs, kPsPerSecond}};
+  s.requests = {{0, 0, 20, 100}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["hit"] == 1);
+}
+
+TEST_CASE("A request that is done again runs on from the token that it had", "[property]") {
+  RandomScenario s = ByHand("dedicated", {{"replicas", 2}}, 10, 0, 0.001);
+  s.json["failures"] = {{"in_flight", "retry"}};
+  s.outages = {{FailureKind::kGpu, 0, 505 * kPsPerMs, kPsPerSecond}};
+  s.requests = {{0, 0, 20, 100}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["retried"] == 1);
+  CHECK(coverage.times["tokens"] == 100);
+}
+
+TEST_CASE("Of an instance that fails while it prefills pieces no batch is left", "[property]") {
+  RandomScenario s = ByHand("dedicated", {{"replicas", 2}, {"batching", "chunked"}, {"chunk_tokens", 8}}, 10, 0, 0.001);
+  s.outages = {{FailureKind::kGpu, 0, 5 * kPsPerMs, kPsPerSecond}};
+  s.requests = {{0, 0, 1000, 5}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["hit"] == 1);
+}
+
+TEST_CASE("A batch whose last member leaves while pieces of a prompt run beside it stays that of the run", "[property]") {
+  // On instance 0 the first request pushes the third out to the host and ends at 0.61 s. Then the fifth is prefilled, and the
+  // third, for which there is no room, is the only member of the batch: it moves to instance 1 in the middle of the pieces.
+  RandomScenario s = ByHand(
+      "dedicated", {{"replicas", 2}, {"routing", "round-robin"}, {"batching", "chunked"}, {"chunk_tokens", 4}}, 10, 0, 0.001);
+  s.json["fleet"]["gpus_per_node"] = 1;
+  s.json["models"][0]["kv_capacity_tokens"] = 100;
+  s.json["kv"]["preemption"] = "swap";
+  s.json["failures"] = {{"drains", {{{"at_s", 0.7}, {"nodes", 1}}}}};
+  s.requests = {
+      {0, 0, 40, 50}, {kPsPerMs, 0, 1, 1}, {2 * kPsPerMs, 0, 30, 30}, {3 * kPsPerMs, 0, 1, 1}, {500 * kPsPerMs, 0, 60, 5}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["moved"] == 1);
+  CHECK(coverage.times["preemptions"] == 1);
+}
+
+TEST_CASE("What an uplink carries when it stands still is there at the end", "[property]") {
+  // The prefill ends at 10 ms, and the KV never leaves.
+  RandomScenario s = ByHand("dedicated", {{"replicas", 1}, {"prefill_replicas", 1}}, 10, 0, 0.001);
+  s.json["failures"] = {{"links", {{"factor", 0}}}};
+  for (const std::int64_t link : {0, 1}) s.outages.push_back({FailureKind::kLink, link, 5 * kPsPerMs, 1000 * kPsPerSecond});
+  s.json["timeouts"] = {{"total_s", 1}, {"check", "exact"}};
+  s.requests = {{0, 0, 20, 5}};
+  Coverage coverage;
+  CHECK(RunBoth(s, coverage));
+  CHECK(coverage.times["timeout"] == 1);
+  CHECK(coverage.times["tokens"] == 1);
+  // It comes back after all that can be simulated.
+  s.json.erase("timeouts");
+  s.requests.front().arrival = 24 * 3600 * kPsPerSecond;
+  for (ListedOutage& outage : s.outages) {
+    outage.at += s.requests.front().arrival;
+    outage.lasts = PsFromSeconds(kMaxSeconds);
+  }
+  Coverage stuck;
+  CHECK(RunBoth(s, stuck));
+  CHECK(stuck.times["unfinished"] == 1);
+}
+
 TEST_CASE("Every policy gives each request its tokens at the same picosecond as token by token", "[property]") {
   for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
     Coverage coverage;
@@ -295,6 +498,47 @@ TEST_CASE("Every policy gives each request its tokens at the same picosecond as 
     CHECK(coverage.times["kv_prompt"] > 10);
     CHECK(coverage.times["instances over several nodes"] > 10);
     if (std::getenv("POOLSIM_TEST_COVERAGE") != nullptr) fmt::print("{}\n", text);
+  }
+}
+
+TEST_CASE("Whatever fails, every policy gives each request its tokens at the same picosecond as token by token", "[property]") {
+  constexpr std::uint64_t kFirstSeed = 1u << 23;  // others than those of the other tests
+  for (const PolicyEntry& policy : Registry<PolicyEntry>::Get().entries()) {
+    std::map<std::string, Coverage> by_sort;
+    for (const std::string& sort : SortsOfFailures()) {
+      Coverage& coverage = by_sort[sort];
+      int feasible = 0;
+      for (std::uint64_t seed = kFirstSeed; feasible < kWithFailures && seed < kFirstSeed + 4 * kWithFailures; ++seed) {
+        RandomScenario random = MakeRandomScenario(policy, seed);
+        AddFailures(random, sort, seed);
+        INFO("policy " << policy.name << ", " << sort << ", random scenario " << seed << "\n" << random.Text());
+        if (RunBoth(random, coverage)) ++feasible;
+      }
+      std::string text = fmt::format("{}, {}: {} scenarios", policy.name, sort, feasible);
+      for (const auto& [what, n] : coverage.times) text += fmt::format(", {} {}", n, what);
+      if (std::getenv("POOLSIM_TEST_COVERAGE") != nullptr) fmt::print("{}\n", text);
+      INFO(text);
+      CHECK(feasible >= kWithFailures / 2);
+      CHECK(coverage.times["finished"] > 50);
+    }
+    INFO("policy " << policy.name);
+    // Each sort has done what it does, and all that may become of a request has.
+    for (const char* kind : {"gpu", "node", "cache", "link"}) CHECK(by_sort[std::string(kind) + "s"].times[kind] > 50);
+    CHECK(by_sort["drains"].times["drain"] > 10);
+    std::map<std::string, std::int64_t> all;
+    for (const auto& [sort, coverage] : by_sort) {
+      for (const auto& [what, n] : coverage.times) all[what] += n;
+    }
+    for (const char* what : {"hit", "retried", "lost", "moved", "recomputed"}) {
+      INFO(what);
+      CHECK(all[what] > 50);
+    }
+    for (const char* sort : {"gpus", "nodes", "drains", "list", "together"}) {
+      INFO(sort);
+      CHECK(by_sort[sort].times["down"] > 10);
+      CHECK(by_sort[sort].times["hit"] > 0);
+    }
+    for (const char* sort : {"caches", "links", "stragglers"}) CHECK(by_sort[sort].times["down"] == 0);
   }
 }
 

@@ -141,6 +141,9 @@ std::string RandomScenario::Text() const {
     text += fmt::format("{}.{:012},{},{},{}\n", r.arrival / kPsPerSecond, r.arrival % kPsPerSecond,
                         names[static_cast<std::size_t>(r.model)], r.prompt_tokens, r.output_tokens);
   }
+  if (!outages.empty()) text += "at_s,what,which,for_s\n";
+  for (const ListedOutage& o : outages)
+    text += fmt::format("{},{},{},{}\n", ToSeconds(o.at), FailureKindName(o.kind), o.number, ToSeconds(o.lasts));
   return text;
 }
 
@@ -303,6 +306,61 @@ Json RandomFailures(std::uint64_t seed, bool rare) {
   if (!rare && chance(0.5))
     j["drains"] = {{{"at_s", real(0.1, 5)}, {"grace_s", real(0.01, 3)}, {"for_s", real(0.1, 5)}, {"nodes", 1 + rng.Below(2)}}};
   return j;
+}
+
+const std::vector<std::string>& SortsOfFailures() {
+  static const std::vector<std::string> all = {"gpus", "nodes", "caches", "links", "stragglers", "drains", "list", "together"};
+  return all;
+}
+
+void AddFailures(RandomScenario& scenario, const std::string& sort, std::uint64_t seed) {
+  Dice dice(seed, "failures: " + sort);
+  const auto among = [&](const char* name) { return sort == name || (sort == "together" && dice.Chance(0.6)); };
+  const auto log = [&](double low, double high) { return dice.Round(dice.Log(low, high)); };
+  const double span_s = std::max(0.5, ToSeconds(scenario.requests.back().arrival));
+  // Steps of 10 ms and arrivals on a grid are there already: what fails then fails between two of them.
+  const auto moment = [&] { return static_cast<double>(dice.Int(0, static_cast<std::int64_t>(span_s * 100))) / 100; };
+  const auto law = [&] {
+    return Json{{"mtbf_s", log(0.5, 2 * span_s)},
+                {"shape", dice.Chance(0.5) ? 1.0 : log(0.5, 4)},
+                {"repair_s", log(0.02, span_s / 2)},
+                {"repair_shape", dice.Chance(0.5) ? 1.0 : 8.0}};
+  };
+  Json j = Json::object();
+  for (const char* kind : {"gpus", "nodes", "caches", "links"}) {
+    if (among(kind)) j[kind] = law();
+  }
+  if (j.contains("links")) j["links"]["factor"] = dice.Of(std::vector<double>{0, 0.01, 0.5});
+  if (among("stragglers")) {
+    j["stragglers"] = {
+        {"fraction", 0.5}, {"slowdown", log(1.01, 3)}, {"link_fraction", dice.Chance(0.5) ? 0.5 : 0.0}, {"link_slowdown", 4}};
+  }
+  if (among("drains")) {
+    j["drains"] = Json::array();
+    for (std::int64_t n = dice.Int(1, 4); n > 0; --n) {
+      j["drains"].push_back({{"at_s", moment()},
+                             {"grace_s", dice.Chance(0.2) ? 0.0 : moment() / 4},
+                             {"for_s", log(0.02, span_s / 2)},
+                             {"first_node", dice.Int(0, 3)},
+                             {"nodes", dice.Int(1, 3)}});
+    }
+  }
+  if (among("list")) {
+    for (std::int64_t n = dice.Int(1, 20); n > 0; --n) {
+      const auto kind = static_cast<FailureKind>(dice.Int(0, static_cast<std::int64_t>(FailureKind::kLink)));
+      const TimePs lasts = dice.Chance(0.1) ? 0 : PsFromSeconds(moment() / 4);
+      scenario.outages.push_back({kind, dice.Int(0, 7), PsFromSeconds(moment()), lasts});
+    }
+  }
+  j["in_flight"] = dice.Of(std::vector<std::string>{"recompute", "retry", "lost"});
+  if (dice.Chance(0.5)) j["max_retries"] = dice.Int(0, 3);
+  scenario.json["failures"] = j;
+  if (dice.Chance(0.5)) {
+    scenario.json["timeouts"]["total_s"] = dice.Round(dice.Real(1, 30));
+    scenario.json["timeouts"]["check"] = "exact";
+  } else {
+    scenario.json["metrics"]["horizon_s"] = dice.Round(dice.Real(0.5, 3) * span_s);
+  }
 }
 
 }  // namespace poolsim

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "sim/failures.h"
 #include "sim/policy.h"
 #include "sim/request_source.h"
 #include "sim/rng.h"
@@ -20,12 +21,19 @@ struct RandomScenario {
   Json json;                          // the scenario, without a workload
   std::vector<std::string> names;     // of the models
   std::vector<RequestSpec> requests;  // in order of arrival
-  std::string Text() const;           // the scenario, and its requests as a trace in the format `poolsim`
+  std::vector<ListedOutage> outages;  // of the list that `failures` would name
+  std::string Text() const;           // the scenario, its requests as a trace in the format `poolsim`, and the list
 };
 
 RandomScenario MakeRandomScenario(const PolicyEntry& policy, std::uint64_t seed);
 // A section `failures` with every kind of them; `rare`: of one a day on a hundred nodes, else some every few seconds.
 Json RandomFailures(std::uint64_t seed, bool rare);
+
+// What may fail: "gpus", "nodes", "caches", "links", "stragglers", "drains", "list", and all "together".
+const std::vector<std::string>& SortsOfFailures();
+// Failures of one sort every few seconds, often at the moment of something else, and an end to the run that does not wait for
+// what fails faster than it loads.
+void AddFailures(RandomScenario& scenario, const std::string& sort, std::uint64_t seed);
 
 // A workload that lies in memory.
 class ListSource final : public RequestSource {

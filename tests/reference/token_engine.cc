@@ -3,6 +3,15 @@
 #include <algorithm>
 
 namespace poolsim {
+namespace {
+
+TimePs Times(TimePs time, double slowdown) { return slowdown == 1 ? time : PsFromSeconds(ToSeconds(time) * slowdown); }
+
+Line Times(const Line& line, double slowdown) {
+  return {Times(line.base, slowdown), Times(line.per_token, slowdown), Times(line.per_chunk, slowdown)};
+}
+
+}  // namespace
 
 TokenEngine::TokenEngine(PoolSetup setup, const Prices& prices, Placement& placement, Router& router, Scheduler& scheduler)
     : setup_(std::move(setup)), prices_(prices), router_(router), scheduler_(scheduler) {
@@ -20,6 +29,7 @@ void TokenEngine::PlaceInstances(Placement& placement) {
   std::vector<std::int64_t> used_gpus;                         // by node
   std::vector<std::pair<std::int64_t, std::int64_t>> uplinks;  // node and uplink in it, by link
   std::vector<int> lanes;
+  std::vector<std::int64_t> first_gpus;  // by instance
   for (InstanceFacts& f : facts_) {
     f.shape.node_gpus = static_cast<int>(setup_.fleet.gpus_per_node);
     const std::int64_t gpus = f.shape.gpus();
@@ -28,6 +38,7 @@ void TokenEngine::PlaceInstances(Placement& placement) {
     while (node < used_gpus.size() && used_gpus[node] + gpus > setup_.fleet.gpus_per_node) ++node;
     while (static_cast<std::int64_t>(used_gpus.size() - node) * setup_.fleet.gpus_per_node < gpus) used_gpus.push_back(0);
     const std::pair<std::int64_t, std::int64_t> uplink{static_cast<std::int64_t>(node), used_gpus[node] / setup_.gpus_per_link};
+    first_gpus.push_back(uplink.first * setup_.fleet.gpus_per_node + used_gpus[node]);
     for (std::int64_t g = 0; g < gpus; ++g) ++used_gpus[node + static_cast<std::size_t>(g / setup_.fleet.gpus_per_node)];
     const auto link = static_cast<std::size_t>(std::find(uplinks.begin(), uplinks.end(), uplink) - uplinks.begin());
     nodes_.resize(used_gpus.size());
@@ -57,6 +68,10 @@ void TokenEngine::PlaceInstances(Placement& placement) {
     links_.emplace_back(config, n);
   }
   timer_.assign(instances_.size() + links_.size(), kNever);
+  std::vector<std::int64_t> uplink_gpus;
+  for (const auto& [node, uplink] : uplinks)
+    uplink_gpus.push_back(node * setup_.fleet.gpus_per_node + uplink * setup_.gpus_per_link);
+  ExpectFailures(first_gpus, uplink_gpus);
   // Host caches start with as many weights as fit, in the order of the model table.
   for (std::size_t n = 0; n < used_gpus.size(); ++n) {
     Node& node = nodes_[n];
@@ -67,6 +82,35 @@ void TokenEngine::PlaceInstances(Placement& placement) {
       if (HostCacheUsed(node) + bytes > setup_.host_cache_bytes) break;
       node.cache.push_back({m, bytes});
     }
+  }
+}
+
+// Of failures at the same time GPUs come first, by instance, then nodes and their caches, then uplinks.
+void TokenEngine::ExpectFailures(const std::vector<std::int64_t>& first_gpus, const std::vector<std::int64_t>& uplinks) {
+  const FailuresConfig& config = setup_.failures;
+  const auto slow = [&](FailureKind kind, std::int64_t number, double fraction) {
+    return IsStraggler(setup_.failure_seed, setup_.name, kind, number, fraction);
+  };
+  outages_ = Outages(config, setup_.failure_seed, setup_.name);
+  for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
+    Instance& inst = instances_[i];
+    const std::int64_t first = first_gpus[static_cast<std::size_t>(i)];
+    for (std::int64_t gpu = first; gpu < first + inst.gpus; ++gpu) {
+      outages_.Add(FailureKind::kGpu, gpu, i);
+      if (slow(FailureKind::kGpu, gpu, config.stragglers.fraction)) inst.slowdown = config.stragglers.slowdown;
+      Node& node = nodes_[static_cast<std::size_t>(gpu / setup_.fleet.gpus_per_node)];
+      node.first = static_cast<std::size_t>(facts_[i].node);
+      if (node.here.empty() || node.here.back() != i) node.here.push_back(i);
+    }
+  }
+  for (std::size_t n = 0; n < nodes_.size(); ++n) {
+    outages_.Add(FailureKind::kNode, static_cast<std::int64_t>(n), static_cast<std::int32_t>(n));
+    outages_.Add(FailureKind::kCache, static_cast<std::int64_t>(n), static_cast<std::int32_t>(nodes_[n].first));
+  }
+  for (std::size_t l = 0; l < links_.size(); ++l) {
+    outages_.Add(FailureKind::kLink, uplinks[l], static_cast<std::int32_t>(l));
+    if (slow(FailureKind::kLink, uplinks[l], config.stragglers.link_fraction))
+      links_[l].Slow(0, 1 / config.stragglers.link_slowdown);
   }
 }
 
@@ -173,7 +217,7 @@ void TokenEngine::Run(const std::vector<RequestSpec>& workload) {
   for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) Dispatch(i);
   std::size_t upcoming = 0;
   for (;;) {
-    // The earliest of all; of simultaneous ones instances by number, links by number, timeouts, arrivals.
+    // The earliest of all; of simultaneous ones instances by number, links by number, failures, timeouts, arrivals.
     std::size_t slot = timer_.size();
     TimePs next = kNever;
     for (std::size_t s = 0; s < timer_.size(); ++s) {
@@ -181,6 +225,11 @@ void TokenEngine::Run(const std::vector<RequestSpec>& workload) {
         next = timer_[s];
         slot = s;
       }
+    }
+    bool outage = false;
+    if (outages_.next() < next && OutagesMatter(upcoming < workload.size())) {
+      next = outages_.next();
+      outage = true;
     }
     bool timeout = false;
     TimePs at = kNever;
@@ -209,6 +258,8 @@ void TokenEngine::Run(const std::vector<RequestSpec>& workload) {
       if (!setup_.exact_timeouts) OverdueAtScheduling();
     } else if (timeout) {
       Cancel(who);
+    } else if (outage) {
+      OnOutage();
     } else {
       timer_[slot] = kNever;
       if (slot < instances_.size()) {
@@ -220,26 +271,34 @@ void TokenEngine::Run(const std::vector<RequestSpec>& workload) {
     CheckBooks();
   }
   const bool unfinished = std::any_of(states_.begin(), states_.end(), [](const State& s) { return s.live; });
-  if (setup_.horizon == kNever && unfinished) Broken("requests are left behind with nothing to wait for");
+  // Failures that last beyond any scenario may leave some held, or an uplink at a standstill.
+  const bool held = std::any_of(states_.begin(), states_.end(), [](const State& s) { return s.held; });
+  if (setup_.horizon == kNever && unfinished && !held && transfers_.empty())
+    Broken("requests are left behind with nothing to wait for");
   if (setup_.horizon != kNever && (unfinished || upcoming < workload.size())) now_ = setup_.horizon;
-  for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) {
-    const Instance& inst = instances_[i];
-    switch (inst.phase) {
-      case Phase::kRun:
-        Busy(i, Activity::kDecode, inst.step_start);
-        break;
-      case Phase::kPrefill:
-        Busy(i, Activity::kPrefill, inst.phase_start);
-        break;
-      case Phase::kSwitch:
-        Busy(i, Activity::kSwitch, inst.phase_start);
-        break;
-      case Phase::kCopy:
-        Busy(i, Activity::kKvCopy, inst.phase_start);
-        break;
-      default:
-        break;
-    }
+  for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) CutShort(i);
+}
+
+void TokenEngine::CutShort(InstanceId i) {
+  const Instance& inst = instances_[i];
+  switch (inst.phase) {
+    case Phase::kRun:
+      Busy(i, Activity::kDecode, inst.step_start);
+      break;
+    case Phase::kPrefill:
+      Busy(i, Activity::kPrefill, inst.phase_start);
+      break;
+    case Phase::kSwitch:
+      Busy(i, Activity::kSwitch, inst.phase_start);
+      break;
+    case Phase::kCopy:
+      Busy(i, Activity::kKvCopy, inst.phase_start);
+      break;
+    case Phase::kDown:
+      Busy(i, Activity::kDown, inst.phase_start);
+      break;
+    default:
+      break;
   }
 }
 
@@ -325,6 +384,7 @@ void TokenEngine::OverdueAtScheduling() {
 
 void TokenEngine::RouteArrival(RequestId id) {
   const InstanceId i = router_.RouteArrival(id, *this);
+  if (Hold(id, i)) return;
   if (i < 0 || i >= static_cast<InstanceId>(instances_.size()) || instances_[i].role == Role::kDecode)
     Broken("a request is routed nowhere");
   const InstanceFacts& f = facts_[i];
@@ -386,7 +446,10 @@ void TokenEngine::RouteToDecode(RequestId id) {
     OverdueAtScheduling();
     if (!states_[id].live) return;
   }
-  const InstanceId to = router_.RouteHandover(id, *this);
+  // Of role both only when its own instance has failed or is drained: then as an arrival.
+  const bool both = instances_[states_[id].instance].role == Role::kBoth;
+  const InstanceId to = both ? router_.RouteArrival(id, *this) : router_.RouteHandover(id, *this);
+  if (Hold(id, to)) return;
   if (to < 0 || to >= static_cast<InstanceId>(instances_.size()) || instances_[to].role == Role::kPrefill)
     Broken("a request is handed over to nobody");
   states_[id].instance = to;
@@ -414,7 +477,7 @@ bool TokenEngine::Start(InstanceId i, Grant& grant) {
   Instance& inst = instances_[i];
   for (const Grant::Join& join : grant.joins) {
     State& s = states_[join.request];
-    if (!s.live || s.instance != i || records_[join.request].tokens.empty() || PlaceOf(join.request) == KvPlace::kNowhere) {
+    if (!s.live || s.instance != i || states_[join.request].generated == 0 || PlaceOf(join.request) == KvPlace::kNowhere) {
       Broken("a request cannot join a batch");
     }
     if (s.batch != nullptr) {
@@ -492,8 +555,15 @@ bool TokenEngine::StartPrefill(InstanceId i, const Grant& grant) {
   }
   if (GpuUsed(i) > GpuCapacity(i)) Broken("a prefill that does not fit");
   SetPhase(i, Phase::kPrefill);
-  timer_[i] = now_ + prices_.Prefill(m, instances_[i].shape, static_cast<std::int64_t>(grant.requests.size()), sum, squares);
+  const TimePs price = prices_.Prefill(m, instances_[i].shape, static_cast<std::int64_t>(grant.requests.size()), sum, squares);
+  timer_[i] = now_ + Times(price, instances_[i].slowdown);
   return true;
+}
+
+// A request that is retried makes again what its client has.
+void TokenEngine::Yield(RequestId id) {
+  std::vector<TimePs>& delivered = records_[id].tokens;
+  if (++states_[id].generated > static_cast<std::int32_t>(delivered.size())) delivered.push_back(now_);
 }
 
 // The token at the end of a prefill, and where the request goes from there.
@@ -505,9 +575,9 @@ void TokenEngine::FirstOrNextToken(RequestId id) {
     return;
   }
   s.prefilling = false;
-  records_[id].tokens.push_back(now_);
+  Yield(id);
   const Instance& inst = instances_[s.instance];
-  if (static_cast<std::int32_t>(records_[id].tokens.size()) == records_[id].output) {
+  if (Finished(id)) {
     Remove(id, Outcome::kFinished, true);
   } else if (inst.role == Role::kPrefill) {
     Handover(id);
@@ -697,9 +767,10 @@ void TokenEngine::BeginStep(InstanceId i) {
   Instance& inst = instances_[i];
   const Batch& batch = *inst.parts[static_cast<std::size_t>(inst.done) % inst.parts.size()];
   const std::int64_t context = ContextOf(batch);
-  const TimePs price =
-      inst.mixed ? inst.mixed_price.At(context, inst.done)
-                 : prices_.DecodeStep(batch.model, inst.shape, static_cast<std::int64_t>(batch.stepping.size()), context);
+  const StepPrice lines =
+      inst.mixed ? inst.mixed_price : prices_.Decode(batch.model, inst.shape, static_cast<std::int64_t>(batch.stepping.size()));
+  const StepPrice slowed{Times(lines.a, inst.slowdown), Times(lines.b, inst.slowdown)};
+  const TimePs price = slowed.At(context, inst.mixed ? inst.done : 0);
   inst.step_start = now_;
   inst.step_end = now_ + price;
   if (inst.done == 0) inst.first_step = price;
@@ -718,8 +789,8 @@ void TokenEngine::EndStep(InstanceId i) {
   ++steps_;
   bool somebody_finished = false;
   for (const RequestId id : batch->stepping) {
-    records_[id].tokens.push_back(now_);
-    somebody_finished = somebody_finished || static_cast<std::int32_t>(records_[id].tokens.size()) == records_[id].output;
+    Yield(id);
+    somebody_finished = somebody_finished || Finished(id);
   }
   Busy(i, Activity::kDecode, inst.step_start);
   const TimePs length = now_ - inst.step_start;
@@ -749,7 +820,7 @@ void TokenEngine::EndStep(InstanceId i) {
   inst.parts.clear();
   for (const BatchPtr& part : parts) {
     for (const RequestId id : std::vector<RequestId>(part->stepping)) {
-      if (static_cast<std::int32_t>(records_[id].tokens.size()) == records_[id].output) Remove(id, Outcome::kFinished, true);
+      if (Finished(id)) Remove(id, Outcome::kFinished, true);
     }
   }
   if (inst.mixed) {
@@ -787,6 +858,17 @@ Tier TokenEngine::TierOf(InstanceId i, ModelId m) const {
   return setup_.backing;
 }
 
+WeightSource TokenEngine::SourceOf(InstanceId i, ModelId m) const {
+  switch (TierOf(i, m)) {
+    case Tier::kHostCache:
+      return WeightSource::kHostCache;
+    case Tier::kNvme:
+      return WeightSource::kNvme;
+    default:
+      return WeightSource::kRemote;
+  }
+}
+
 std::int64_t TokenEngine::TakeFromTier(InstanceId i, ModelId m) {
   Node& node = nodes_[facts_[i].node];
   auto& cache = node.cache;
@@ -802,7 +884,7 @@ std::int64_t TokenEngine::TakeFromTier(InstanceId i, ModelId m) {
     return setup_.host_load;
   }
   ++switching.cache_misses;
-  if (bytes <= setup_.host_cache_bytes) {
+  if (bytes <= setup_.host_cache_bytes && node.cache_away == 0) {
     for (; HostCacheUsed(node) + bytes > setup_.host_cache_bytes; ++switching.cache_evictions) cache.erase(cache.begin());
     cache.push_back({m, bytes});
   }
@@ -835,10 +917,7 @@ bool TokenEngine::StartSwitch(InstanceId i, const Grant& grant) {
     } else if (from_buffer) {
       from = inst.prefetch_ready ? WeightSource::kPrefetched : WeightSource::kPrefetching;
     } else {
-      const Tier tier = TierOf(i, m);
-      from = tier == Tier::kHostCache ? WeightSource::kHostCache
-             : tier == Tier::kNvme    ? WeightSource::kNvme
-                                      : WeightSource::kRemote;
+      from = SourceOf(i, m);
     }
     ++switching.from[static_cast<std::size_t>(from)];
   }
@@ -973,7 +1052,14 @@ void TokenEngine::FinishTransfer(std::int64_t number) {
   Instance& inst = instances_[i];
   switch (t.kind) {
     case Move::kWeights:
-      if (now_ < inst.switch_earliest_end) {
+      if (inst.weights_back != kNone) {
+        switch_latencies.push_back(now_ - inst.phase_start);
+        switching.weights += now_ - inst.phase_start;
+        CutShort(i);
+        ++inst.weights_back;
+        LoadBack(i);
+        RouteHeld();
+      } else if (now_ < inst.switch_earliest_end) {
         timer_[i] = inst.switch_earliest_end;
       } else {
         FinishSwitch(i);
@@ -1119,10 +1205,15 @@ void TokenEngine::Remove(RequestId id, Outcome outcome, bool known_to_policy) {
     scheduler_.OnRemoved(id, s.instance, *this);
   }
   states_[id].live = false;
+  states_[id].held = false;
 }
 
 void TokenEngine::Cancel(RequestId id) {
   State& s = states_[id];
+  if (s.held) {
+    Remove(id, Outcome::kTimeout, false);
+    return;
+  }
   const InstanceId i = s.instance;
   Instance& inst = instances_[i];
   const bool in_run =
@@ -1145,6 +1236,243 @@ void TokenEngine::Cancel(RequestId id) {
   }
 }
 
+// ------------------------------------------------------------------------------------------------------------ failures
+
+// Whether the run goes on to the next failure: not without requests, nor where all is up and those that are left wait for
+// nothing.
+bool TokenEngine::OutagesMatter(bool more_requests) const {
+  if (more_requests) return true;
+  if (std::none_of(states_.begin(), states_.end(), [](const State& s) { return s.live; })) return false;
+  const bool pending = std::any_of(timer_.begin(), timer_.end(), [](TimePs t) { return t != kNever; });
+  return pending || down() > 0 || in_force_ > 0;
+}
+
+void TokenEngine::OnOutage() {
+  const Outages::Event e = outages_.Take();
+  const bool fails = e.change == Outages::Change::kDown;
+  if (fails) ++in_force_;
+  if (e.change == Outages::Change::kUp) --in_force_;
+  switch (e.kind) {
+    case FailureKind::kGpu:
+      fails ? Fail(e.index, e.kind) : Mend(e.index);
+      break;
+    case FailureKind::kNode:
+    case FailureKind::kDrain: {
+      const std::vector<InstanceId> here = nodes_[static_cast<std::size_t>(e.index)].here;
+      if (fails) {
+        nodes_[nodes_[static_cast<std::size_t>(e.index)].first].cache.clear();
+        // Who waits for an instance to come up still has its KV in the memory of its last one's node.
+        for (RequestId id = 0; id < static_cast<RequestId>(states_.size()); ++id) {
+          const State& s = states_[id];
+          if (s.live && s.held && s.kv == KvPlace::kHost && std::find(here.begin(), here.end(), s.instance) != here.end())
+            Hit(id, Context(id));
+        }
+      }
+      for (const InstanceId i : here) {
+        if (e.change == Outages::Change::kDrain) {
+          Drain(i);
+        } else {
+          fails ? Fail(i, e.kind) : Mend(i);
+        }
+      }
+      break;
+    }
+    case FailureKind::kCache: {
+      Node& node = nodes_[static_cast<std::size_t>(e.index)];
+      node.cache_away += fails ? 1 : -1;
+      if (fails) {
+        node.cache.clear();
+        ++failures.failures[static_cast<std::size_t>(e.kind)];
+      }
+      break;
+    }
+    case FailureKind::kLink:
+      if (fails) ++failures.failures[static_cast<std::size_t>(e.kind)];
+      links_[static_cast<std::size_t>(e.index)].Outage(now_, fails, setup_.failures.links.factor);
+      LinkChanged(static_cast<std::size_t>(e.index));
+      break;
+  }
+  RouteHeld();
+}
+
+// A GPU takes what is on it along; a node, and a drain whose grace is over, what is in the host's memory too.
+void TokenEngine::Fail(InstanceId i, FailureKind kind) {
+  Instance& inst = instances_[i];
+  const bool before = up(i);
+  ++failures.failures[static_cast<std::size_t>(kind)];
+  if (kind == FailureKind::kDrain) --inst.draining;
+  if (inst.away++ > 0) return;
+  CutShort(i);
+  timer_[i] = kNever;
+  SetPhase(i, Phase::kDown);
+  const std::vector<Transfer> cut = transfers_;
+  DropTransfers(i);
+  for (const RequestId id : RequestsAt(i)) {
+    const State& s = states_[id];
+    // Of whom the policy has heard already that it is gone: one on its way to a decode instance, one that gave up in its prefill.
+    const bool handed_over = std::any_of(cut.begin(), cut.end(), [&](const Transfer& t) {
+      return t.kind == Move::kHandover && std::find(t.requests.begin(), t.requests.end(), id) != t.requests.end();
+    });
+    const bool gave_up_in_prefill = s.executing && s.cancelled;
+    const KvPlace kv = PlaceOf(id);
+    const bool hit = kv == KvPlace::kGpu || (kv == KvPlace::kHost && kind != FailureKind::kGpu);
+    const std::int64_t computed = s.prefilling ? s.prefilled : Context(id);
+    Leave(id, !handed_over && !gave_up_in_prefill);
+    if (s.cancelled) {
+      Remove(id, Outcome::kTimeout, false);
+    } else if (hit) {
+      Hit(id, computed);
+    } else {
+      ++failures.moved;
+    }
+  }
+  inst.batches.clear();
+  inst.parts.clear();
+  inst.loaded = kNone;
+  inst.resident.clear();
+  inst.prefetched = kNone;
+  inst.prefetch_ready = false;
+  inst.prefetch_transfer = -1;
+  inst.switch_waits_for_prefetch = false;
+  inst.switch_loads_after_timer = false;
+  inst.step_time_since_switch = 0;
+  inst.last_run_time = 0;
+  inst.last_run_label = kNone;
+  inst.weights_back = kNone;
+  TellWhetherUp(i, before);
+}
+
+// KV that was on its way is still whole where it came from.
+void TokenEngine::DropTransfers(InstanceId i) {
+  for (const Transfer& t : transfers_) {
+    if (t.instance != i) continue;
+    links_[instances_[i].link].Cancel(now_, t.number);
+    const bool in = t.kind == Move::kIn;
+    for (const BatchPtr& batch : t.batches) batch->place = in ? Place::kHost : Place::kGpu;
+    for (const RequestId id : t.requests) {
+      if (states_[id].transfer != t.number) continue;  // it is gone
+      states_[id].kv = in ? KvPlace::kHost : KvPlace::kGpu;
+      states_[id].transfer = -1;
+    }
+  }
+  std::erase_if(transfers_, [i](const Transfer& t) { return t.instance == i; });
+  LinkChanged(instances_[i].link);
+}
+
+void TokenEngine::Mend(InstanceId i) {
+  Instance& inst = instances_[i];
+  if (--inst.away > 0) return;
+  CutShort(i);
+  SetPhase(i, Phase::kBetween);
+  if (facts_[i].pinned) inst.weights_back = 0;
+  LoadBack(i);
+}
+
+// The next of the weights that are pinned; when all are there, or none are, the instance takes requests unless it is drained.
+void TokenEngine::LoadBack(InstanceId i) {
+  Instance& inst = instances_[i];
+  const std::vector<ModelId>& pinned = facts_[i].resident;
+  if (inst.weights_back != kNone && inst.weights_back < static_cast<int>(pinned.size())) {
+    const ModelId m = pinned[static_cast<std::size_t>(inst.weights_back)];
+    switches_.push_back({m, now_});
+    ++switching.from[static_cast<std::size_t>(SourceOf(i, m))];
+    weight_bytes_moved += prices_.WeightBytes(m, inst.shape) * inst.gpus;
+    SetPhase(i, Phase::kSwitch);
+    Transfer t;
+    t.kind = Move::kWeights;
+    t.instance = i;
+    Load(t, m);
+    return;
+  }
+  if (facts_[i].pinned) {
+    inst.resident = pinned;
+    inst.loaded = pinned.front();
+  }
+  inst.weights_back = kNone;
+  TellWhetherUp(i, false);
+  Dispatch(i);
+}
+
+void TokenEngine::Drain(InstanceId i) {
+  const bool before = up(i);
+  ++instances_[i].draining;
+  for (const RequestId id : RequestsAt(i)) {
+    const KvPlace kv = PlaceOf(id);
+    if (kv != KvPlace::kNowhere && kv != KvPlace::kHost) continue;  // it runs, or is about to
+    Leave(id, true);
+    ++failures.moved;
+  }
+  TellWhetherUp(i, before);
+  const Phase phase = instances_[i].phase;
+  if (phase == Phase::kIdle || phase == Phase::kWait) Dispatch(i);
+}
+
+void TokenEngine::TellWhetherUp(InstanceId i, bool before) {
+  if (up(i) == before) return;
+  if (before) {
+    scheduler_.OnDown(i, *this);
+  } else {
+    scheduler_.OnUp(i, *this);
+  }
+}
+
+void TokenEngine::Leave(RequestId id, bool known_to_policy) {
+  State& s = states_[id];
+  LeaveBatch(id);
+  s.executing = false;
+  s.held = true;
+  if (known_to_policy) scheduler_.OnRemoved(id, s.instance, *this);
+}
+
+// Its KV is gone.
+void TokenEngine::Hit(RequestId id, std::int64_t computed) {
+  State& s = states_[id];
+  const FailuresConfig& config = setup_.failures;
+  ++failures.hit;
+  ++s.hits;
+  s.kv = KvPlace::kNowhere;
+  s.prefilling = false;
+  s.prefilled = 0;
+  if (config.in_flight == "lost" || s.hits > config.max_retries) {
+    ++failures.lost;
+    Remove(id, Outcome::kLost, false);
+    return;
+  }
+  ++failures.retried;
+  failures.recomputed += computed;
+  if (config.in_flight == "retry") s.generated = 0;
+}
+
+bool TokenEngine::Hold(RequestId id, InstanceId i) {
+  const bool nobody = i == kNone || (i >= 0 && i < static_cast<InstanceId>(instances_.size()) && !up(i));
+  states_[id].held = nobody && down() > 0;
+  return states_[id].held;
+}
+
+// Each is asked for once, in order of arrival.
+void TokenEngine::RouteHeld() {
+  std::vector<RequestId> waiting;
+  for (RequestId id = 0; id < static_cast<RequestId>(states_.size()); ++id) {
+    if (states_[id].live && states_[id].held) waiting.push_back(id);
+  }
+  for (const RequestId id : waiting) {
+    if (!states_[id].held) continue;  // it gave up meanwhile
+    if (states_[id].kv == KvPlace::kHost) {
+      RouteToDecode(id);
+    } else {
+      RouteArrival(id);
+    }
+  }
+}
+
+std::vector<RequestId> TokenEngine::RequestsAt(InstanceId i) const {
+  std::vector<RequestId> ids;
+  for (RequestId id = 0; id < static_cast<RequestId>(states_.size()); ++id) {
+    if (states_[id].live && !states_[id].held && states_[id].instance == i) ids.push_back(id);
+  }
+  return ids;
+}
+
 TokenEngine::BatchPtr TokenEngine::Find(InstanceId i, int label) const {
   for (const BatchPtr& batch : instances_[i].batches) {
     if (batch->label == label) return batch;
@@ -1163,7 +1491,9 @@ TokenEngine::BatchPtr TokenEngine::FindOrMake(InstanceId i, int label, ModelId m
 }
 
 void TokenEngine::Forget(const BatchPtr& batch) {
-  if (batch->stepping.empty() && batch->incoming.empty()) std::erase(instances_[batch->instance].batches, batch);
+  Instance& inst = instances_[batch->instance];
+  const bool runs = std::find(inst.parts.begin(), inst.parts.end(), batch) != inst.parts.end();  // with pieces of prompts only
+  if (batch->stepping.empty() && batch->incoming.empty() && !runs) std::erase(inst.batches, batch);
 }
 
 // --------------------------------------------------------------------------------------------------------------- views
@@ -1176,12 +1506,14 @@ RequestView TokenEngine::request(RequestId id) const {
   v.model = r.model;
   v.arrival = r.arrival;
   v.prompt_tokens = r.prompt;
-  v.generated = static_cast<std::int32_t>(r.tokens.size());
+  v.generated = s.generated;
   v.prefilled = s.prefilled;
   v.kv = PlaceOf(id);
-  if (s.stepping) {
-    const Instance& inst = instances_[s.instance];
-    if (StepEndsNow(inst) && inst.parts[static_cast<std::size_t>(inst.done) % inst.parts.size()] == s.batch) ++v.generated;
+  if (s.instance == kNone || !StepEndsNow(instances_[s.instance])) return v;
+  const Instance& inst = instances_[s.instance];
+  if (s.stepping && inst.parts[static_cast<std::size_t>(inst.done) % inst.parts.size()] == s.batch) ++v.generated;
+  for (const Grant::Piece& piece : inst.grant.pieces) {
+    if (s.executing && piece.request == id) v.prefilled += piece.tokens;
   }
   return v;
 }
@@ -1191,7 +1523,21 @@ bool TokenEngine::resident(InstanceId i, ModelId m) const {
   return std::find(list.begin(), list.end(), m) != list.end();
 }
 
-bool TokenEngine::busy(InstanceId i) const { return instances_[i].phase != Phase::kIdle && instances_[i].phase != Phase::kWait; }
+bool TokenEngine::busy(InstanceId i) const {
+  const Phase phase = instances_[i].phase;
+  return phase != Phase::kIdle && phase != Phase::kWait && phase != Phase::kDown;
+}
+
+bool TokenEngine::up(InstanceId i) const {
+  const Instance& inst = instances_[i];
+  return inst.away == 0 && inst.draining == 0 && inst.weights_back == kNone;
+}
+
+std::int64_t TokenEngine::down() const {
+  std::int64_t n = 0;
+  for (InstanceId i = 0; i < static_cast<InstanceId>(instances_.size()); ++i) n += up(i) ? 0 : 1;
+  return n;
+}
 
 BatchView TokenEngine::batch(InstanceId i, int label) const {
   BatchView v;

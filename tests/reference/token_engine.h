@@ -8,7 +8,10 @@
 //   - KV books are sums over requests and transfers, computed anew whenever they are needed.
 //   - Deadlines, gaps and service attainment are found by walking the lists of tokens when the run is over.
 //
-// It shares with the engine the ports (policies, prices), the PCIe link and nothing else. Request ids are never reused here.
+//   - An instance that fails stops where it is; what its requests have left is read off their KV and off the transfers.
+//
+// It shares with the engine the ports (policies, prices), the PCIe link, what fails when (Outages, IsStraggler) and nothing else.
+// Request ids are never reused here.
 #pragma once
 
 #include <array>
@@ -19,6 +22,7 @@
 #include <vector>
 
 #include "sim/engine.h"  // PoolSetup only
+#include "sim/failures.h"
 #include "sim/histogram.h"
 #include "sim/link.h"
 #include "sim/metrics.h"
@@ -68,6 +72,7 @@ class TokenEngine final : public ClusterView, public Oracle {
   std::int64_t kv_bytes_moved = 0;
   SwitchMetrics switching;  // without the histogram of latencies
   std::vector<TimePs> switch_latencies;
+  FailureMetrics failures;
   __int128 ActiveModelTime() const;
   TimePs end() const { return now_; }
   std::int64_t steps() const { return steps_; }              // decode and mixed
@@ -82,6 +87,8 @@ class TokenEngine final : public ClusterView, public Oracle {
   ModelId loaded(InstanceId i) const override { return instances_[i].loaded; }
   bool resident(InstanceId i, ModelId m) const override;
   bool busy(InstanceId i) const override;
+  bool up(InstanceId i) const override;
+  std::int64_t down() const override;
   BatchView batch(InstanceId i, int label) const override;
   bool on_gpu(InstanceId i, int label) const override;
   std::int64_t kv_capacity_tokens(InstanceId i, ModelId m) const override;
@@ -97,7 +104,7 @@ class TokenEngine final : public ClusterView, public Oracle {
  private:
   double ServiceOf(const Record& r) const;
   enum class Place : std::uint8_t { kGpu, kLeaving, kHost, kComing };
-  enum class Phase : std::uint8_t { kIdle, kWait, kBetween, kPrefill, kRun, kSwitch, kCopy };
+  enum class Phase : std::uint8_t { kIdle, kWait, kBetween, kPrefill, kRun, kSwitch, kCopy, kDown };
   enum class Move : std::uint8_t { kWeights, kPrefetch, kBatchOut, kRequestOut, kIn, kHandover };
 
   struct Batch {
@@ -119,7 +126,10 @@ class TokenEngine final : public ClusterView, public Oracle {
     bool prefilling = false;  // its blocks include the one for the token to come
     bool executing = false;
     bool cancelled = false;
+    bool held = false;           // nobody who is up takes it
+    std::int32_t generated = 0;  // tokens, since it was retried last
     std::int32_t prefilled = 0;
+    std::int64_t hits = 0;       // by failures
     std::int64_t transfer = -1;  // that moves its KV alone
   };
 
@@ -139,6 +149,10 @@ class TokenEngine final : public ClusterView, public Oracle {
     Role role = Role::kBoth;
     std::size_t link = 0;
     int lane = 0;
+    double slowdown = 1;
+    int away = 0;              // failures in force that keep it down
+    int draining = 0;          // drains whose grace has not ended
+    int weights_back = kNone;  // pinned, and loading after a failure: how many of its models have come back
     Phase phase = Phase::kIdle;
     TimePs phase_start = 0;
     ModelId loaded = kNone;
@@ -174,11 +188,17 @@ class TokenEngine final : public ClusterView, public Oracle {
     std::vector<std::pair<ModelId, std::int64_t>> cache;  // weights and their bytes, least recently loaded first
     std::vector<std::int32_t> links;
     TierRates loading{};
+    int cache_away = 0;            // failures of the cache in force
+    std::size_t first = 0;         // of an instance over several nodes, whose caches hold the same
+    std::vector<InstanceId> here;  // that have GPUs here
   };
 
   void PlaceInstances(Placement& placement);
+  void ExpectFailures(const std::vector<std::int64_t>& first_gpus, const std::vector<std::int64_t>& uplinks);
   void OnInstance(InstanceId i);
   void OnLink(std::size_t link);
+  void OnOutage();
+  bool OutagesMatter(bool more_requests) const;
   bool NextTimeout(TimePs* at, RequestId* who) const;
   void OverdueAtScheduling();
   void Dispatch(InstanceId i);
@@ -195,11 +215,26 @@ class TokenEngine final : public ClusterView, public Oracle {
   bool NextStepFits(InstanceId i) const;
   void AskForBoundary(InstanceId i);
   bool StepEndsNow(const Instance& inst) const { return inst.phase == Phase::kRun && inst.step_end <= now_; }
+  void CutShort(InstanceId i);  // what it is doing counts until now
+  // Failures.
+  void Fail(InstanceId i, FailureKind kind);
+  void DropTransfers(InstanceId i);
+  void Mend(InstanceId i);
+  void LoadBack(InstanceId i);
+  void Drain(InstanceId i);
+  void TellWhetherUp(InstanceId i, bool before);
+  void Leave(RequestId id, bool known_to_policy);  // its instance, with the KV that it has on the host
+  void Hit(RequestId id, std::int64_t computed);   // tokens whose KV it had
+  bool Hold(RequestId id, InstanceId i);           // whether it must wait, as nobody is up at i
+  void RouteHeld();
+  std::vector<RequestId> RequestsAt(InstanceId i) const;  // but for those that are held
   void Fetch(InstanceId i, const BatchPtr& batch, Transfer& in, bool& waiting);
   void SendIn(InstanceId i, Transfer& in, bool& waiting);
   void Evict(InstanceId i, const BatchPtr& batch);
   void Preempt(InstanceId i, RequestId id);
   void PreemptLatest(InstanceId i, const BatchPtr& batch);
+  void Yield(RequestId id);  // a token, for the client unless it has had it
+  bool Finished(RequestId id) const { return states_[id].generated == records_[id].output; }
   void FirstOrNextToken(RequestId id);
   void Handover(RequestId id);
   void RouteToDecode(RequestId id);
@@ -217,12 +252,13 @@ class TokenEngine final : public ClusterView, public Oracle {
   void LinkChanged(std::size_t link);
   void FinishTransfer(std::int64_t number);
   Tier TierOf(InstanceId i, ModelId m) const;
+  WeightSource SourceOf(InstanceId i, ModelId m) const;
   std::int64_t TakeFromTier(InstanceId i, ModelId m);  // bytes/s
   void Busy(InstanceId i, Activity kind, TimePs from);
   void SetPhase(InstanceId i, Phase phase);
 
   // Books.
-  std::int64_t Context(RequestId id) const { return records_[id].prompt + static_cast<std::int64_t>(records_[id].tokens.size()); }
+  std::int64_t Context(RequestId id) const { return std::int64_t{records_[id].prompt} + states_[id].generated; }
   std::int64_t Blocks(std::int64_t tokens) const { return (tokens + setup_.block_tokens - 1) / setup_.block_tokens; }
   std::int64_t BlockBytes(InstanceId i, ModelId m) const {
     return setup_.block_tokens * prices_.KvBytesPerToken(m, instances_[i].shape);
@@ -250,6 +286,8 @@ class TokenEngine final : public ClusterView, public Oracle {
   std::vector<Node> nodes_;
   std::vector<Link> links_;
   std::vector<TimePs> timer_;  // of instances, then of links
+  Outages outages_;
+  std::int64_t in_force_ = 0;  // outages that are not over
   std::vector<Record> records_;
   std::vector<State> states_;
   std::vector<Transfer> transfers_;
