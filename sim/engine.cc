@@ -2267,6 +2267,7 @@ void Engine::CheckEnd() const {
   }
   // Without a horizon whoever is held waits for an instance, and a transfer that is left is one of an uplink that stands still.
   const bool standstill =
+      in_force_ > 0 && setup_.failures.links.factor == 0 &&
       std::any_of(tickets_.begin(), tickets_.end(), [](const Ticket& t) { return t.kind != Ticket::Kind::kFree; });
   if (setup_.horizon == kNever && held_.empty() && !standstill) {
     if (result_.unfinished != 0)

@@ -271,7 +271,8 @@ class Scheduler {
   // Whether a request that has just been queued at i ends the running decode at its next step boundary.
   virtual bool Preempts(RequestId, InstanceId, const ClusterView&) { return true; }
   // Instance i takes no requests any more: it has failed, and all of its requests have been removed and its weights are gone; or
-  // it is drained, and what runs there goes on. And it takes requests again: empty, but for weights that are pinned.
+  // it is drained, and what runs there goes on. While they are removed it is no longer up. And it takes requests again: empty,
+  // but for weights that are pinned.
   virtual void OnDown(InstanceId, const ClusterView&) {}
   virtual void OnUp(InstanceId, const ClusterView&) {}
 };

@@ -70,7 +70,6 @@ function metricOf(key) {
     // From one to another, the unit once.
     fromTo: (a, b) => share ? `from ${format.percent(a)} to ${format.percent(b)}\u00a0%` : `from ${seconds ? format.seconds(a) : plain(a)} to ${seconds ? format.seconds(b) : `${plain(b)}${unit}`}`,
     isNothing: (v, most) => share ? Math.abs(v) < 1e-3 : Math.abs(v) <= 5e-3 * Math.abs(most),
-    isLittle: (v, most) => share ? Math.abs(v) < 5e-3 : Math.abs(v) <= 1e-2 * Math.abs(most),
     clamp: (v) => share && v !== null ? Math.max(0, Math.min(1, v)) : v, // Student's intervals know of no bounds
   };
 }
@@ -168,11 +167,12 @@ function effectOf(sweep, setting, key) {
   const others = sweep.settings.filter((other) => other !== setting && (!setting.dimension || !setting.dimension.includes(other)));
   const blocks = groupsBy(points, (p) => others.map((other) => other.level[p]).join(" "));
   const levelsIn = (block) => new Set(block.map((p) => setting.level[p])).size;
-  const whole = blocks.filter((block) => levelsIn(block) === setting.levels.length);
+  const levels = levelsIn(points);  // of which any point ran
+  const whole = blocks.filter((block) => levelsIn(block) === levels);
   const used = (whole.length > 0 ? whole : blocks).flat();
   const groups = setting.levels.map(() => []);
   for (const p of used) groups[setting.level[p]].push(mean[p]);
-  return found(setting.texts, groups, { blocks: whole.length, leftOut: whole.length > 0 ? blocks.length - whole.length : 0 });
+  return found(setting.texts, groups, { leftOut: whole.length > 0 ? blocks.length - whole.length : 0, unlike: whole.length === 0 });
 }
 
 // Spearman's: of the ranks, equal values sharing theirs.
@@ -194,27 +194,28 @@ function rankCorrelation(xs, ys) {
 function trendOf(means) {
   const change = means[means.length - 1] - means[0];
   const way = sum(means.slice(1).map((v, i) => Math.abs(v - means[i])));
-  return way <= 1.6 * Math.abs(change) ? change : 0;
+  return way <= 1.2 * Math.abs(change) ? change : 0;
 }
 
 // "service attainment rises from 45.1 to 99.9 % as fleet.gpus goes from 3 to 16", of means at levels in order.
 function effectWords(metric, { setting, labels, means, low, high, span, quarters }) {
-  if (means.length === 1) return `${metric.name} ${metric.is} ${metric.show(means[0])} at ${setting.name} ${labels[0]}, the only value that ran`;
+  const name = setting.dimension ? setting.dimension.map((s) => s.name).join(" with ") : setting.name;
+  if (means.length === 1) return `${metric.name} ${metric.is} ${metric.show(means[0])} at ${name} ${labels[0]}, the only value that ran`;
   const last = means.length - 1, change = trendOf(means);
-  if (metric.isNothing(span, means[high])) return `${metric.name} hardly ${metric.verb("change")} with ${setting.name}: ${metric.show(meanOf(means))}`;
+  if (metric.isNothing(span, means[high])) return `${metric.name} hardly ${metric.verb("change")} with ${name}: ${metric.show(meanOf(means))}`;
   if (!setting.numeric) {
     const where = (i) => setting.isPolicy ? `under ${labels[i]}` : `with ${setting.name} ${labels[i]}`;
     return means.length === 2 ? `${metric.name} ${metric.is} ${metric.show(means[high])} ${where(high)} and ${metric.show(means[low])} ${where(low)}`
       : `${metric.name} ${metric.is} between ${metric.show(means[low])} ${where(low)} and ${metric.show(means[high])} ${where(high)}`;
   }
   if (change !== 0) {
-    const words = `${metric.name} ${metric.verb(change > 0 ? "rise" : "fall")} ${metric.fromTo(means[0], means[last])}`;
-    if (quarters) return `${words} from the lowest to the highest quarter of ${setting.name}`;
-    // What is reached on the way is not the end's.
-    const there = means.findIndex((_, i) => means.slice(i).every((v) => metric.isLittle(v - means[last], means[last])));
-    return `${words} as ${setting.name} goes from ${labels[0]} to ${labels[there]}${there < last ? ", and hardly beyond" : ""}`;
+    const words = (to) => `${metric.name} ${metric.verb(change > 0 ? "rise" : "fall")} ${metric.fromTo(means[0], means[to])}`;
+    if (quarters) return `${words(last)} from the lowest to the highest quarter of ${name}`;
+    // Where all but a twentieth of the way is done.
+    const there = means.findIndex((_, i) => means.slice(i).every((v) => Math.abs(v - means[last]) <= 0.05 * Math.abs(change)));
+    return `${words(there)} as ${name} goes from ${labels[0]} to ${labels[there]}${there < last ? ", and hardly beyond" : ""}`;
   }
-  return `${metric.name} ${metric.is} between ${metric.show(means[low])} at ${setting.name} ${labels[low]} and ${metric.show(means[high])} at ${labels[high]}`;
+  return `${metric.name} ${metric.is} between ${metric.show(means[low])} at ${name} ${labels[low]} and ${metric.show(means[high])} at ${labels[high]}`;
 }
 
 // ---------------------------------------------------------------------------------------------------------- headline
@@ -226,13 +227,16 @@ function sweepFinding(sources) {
   if (!source) return null;
   const { sweep } = source, of = sources.filter((s) => s.sweep).length > 1 ? `${source.short}: ` : "";
   const all = format.plural(sweep.count, "point");
-  if (sweep.failed === sweep.count) return { title: sweep.count === 1 ? "The one point failed" : `None of ${all} could be run`, sweep };
+  if (sweep.failed === sweep.count) return { title: `${of}${sweep.count === 1 ? "The one point failed" : `None of ${all} could be run`}`, sweep };
   const metric = metricOf(kService);
-  const top = effectsOf(sweep, kService)[0];
-  const values = pointsOf(sweep, kService).mean.filter((v) => v !== null);
+  const top = effectsOf(sweep, kService).filter((effect) => !effect.unlike)[0];
+  const { mean, low, high } = pointsOf(sweep, kService), values = mean.filter((v) => v !== null);
+  const interval = sweep.replicated ? meanOf(mean.map((v, p) => v === null ? null : (high[p] - low[p]) / 2).filter((v) => v !== null)) : 0;
   const least = Math.min(...values), most = Math.max(...values);
-  const words = !top || metric.isNothing(most - least, most) ? `${metric.name} is ${metric.show(meanOf(values))} at ${sweep.count === 1 ? "the one point" : sweep.failed > 0 ? "every point that ran" : `all ${all}`}`
-    : metric.isNothing(top.span, most) ? `${metric.name} goes ${metric.fromTo(least, most)}, by no setting alone` : effectWords(metric, top);
+  const goes = `${metric.name} goes ${metric.fromTo(least, most)}`;
+  const words = metric.isNothing(most - least, most) ? `${metric.name} is ${metric.show(meanOf(values))} at ${sweep.count === 1 ? "the one point" : sweep.failed > 0 ? "every point that ran" : `all ${all}`}`
+    : !top ? `${goes} over the points that ran` : metric.isNothing(top.span, most) ? `${goes}, by no setting alone`
+    : top.span <= interval ? `${goes}, and no setting changes it by more than the intervals over replications` : effectWords(metric, top);
   return { title: `${of}${of ? words : capital(words)}${sweep.failed > 0 ? `; ${format.number(sweep.failed)} of ${all} failed` : ""}`, sweep };
 }
 
@@ -257,8 +261,8 @@ function addSweepTiles(tiles, sweep) {
   const best = order[0], worst = order[order.length - 1];
   tiles.append(tile(number(mean[best]), "%", "most service attainment", pointText(sweep, best)));
   if (best !== worst) tiles.append(tile(number(mean[worst]), "%", "least service attainment", pointText(sweep, worst)));
-  const enough = points.filter((p) => mean[p] >= 0.99).sort((a, b) => gpus[a] - gpus[b] || mean[b] - mean[a]);
-  if (sweep.metrics.gpus && enough.length > 0) tiles.append(tile(format.number(gpus[enough[0]]), gpus[enough[0]] === 1 ? "GPU" : "GPUs", "fewest with 99 % service attainment", pointText(sweep, enough[0])));
+  const enough = points.filter((p) => (sweep.replicated ? low : mean)[p] >= 0.99).sort((a, b) => gpus[a] - gpus[b] || mean[b] - mean[a]);
+  if (sweep.metrics.gpus && enough.length > 0) tiles.append(tile(format.number(gpus[enough[0]]), gpus[enough[0]] === 1 ? "GPU" : "GPUs", sweep.replicated ? "fewest with all of the 95 % interval above 99 % service attainment" : "fewest with 99 % service attainment", pointText(sweep, enough[0])));
   if (sweep.replicated) {
     const [from, to] = [low, high].map((list) => (p) => metric.clamp(list[p]));
     const widest = points.reduce((a, b) => to(b) - from(b) > to(a) - from(a) ? b : a);
@@ -341,7 +345,7 @@ function cellOf(sweep, metric, points) {
   const ran = points.filter((p) => mean[p] !== null);
   if (ran.length === 0) return { points, ran, mean: null, low: null, high: null };
   const values = ran.map((p) => mean[p]);
-  const spread = ran.length > 1 ? [Math.min(...values), Math.max(...values)] : sweep.replicated ? [metric.clamp(low[ran[0]]), metric.clamp(high[ran[0]])] : [null, null];
+  const spread = points.length > 1 ? [Math.min(...values), Math.max(...values)] : sweep.replicated ? [metric.clamp(low[ran[0]]), metric.clamp(high[ran[0]])] : [null, null];
   return { points, ran, mean: meanOf(values), low: spread[0], high: spread[1] };
 }
 const failedIn = (cell) => cell.points.length - cell.ran.length;
@@ -475,9 +479,9 @@ function addResponse(parent, sweep, state, id, filterWords) {
     if (sweep.latin) {
       const values = pointsOf(sweep, metric.key).mean, list = now.points.filter((p) => values[p] !== null);
       if (!x.numeric) return capital(effectWords(metric, effectOf(sweep, x, metric.key)));
-      const rank = rankCorrelation(list.map((p) => x.values[p]), list.map((p) => values[p]));
+      const rank = rankCorrelation(list.map((p) => x.values[p]), list.map((p) => values[p]));  // of chance alone: within 2 / sqrt(n - 1)
       const of = Number.isFinite(rank) ? ` (rank correlation ${signed(rank)})` : "";
-      return `${capital(metric.name)} ${!(Math.abs(rank) >= 0.3) ? `hardly ${metric.verb("depend")} on` : `${metric.verb(rank > 0 ? "rise" : "fall")} with`} ${x.name}${of}`;
+      return `${capital(metric.name)} ${!(Math.abs(rank) >= Math.max(0.3, 1.96 / Math.sqrt(list.length - 1))) ? `hardly ${metric.verb("depend")} on` : `${metric.verb(rank > 0 ? "rise" : "fall")} with`} ${x.name}${of}`;
     }
     const drawn = now.rows.map((row) => ({ ...row, cells: row.cells.filter((c) => c.mean !== null) })).filter((row) => row.cells.length > 0);
     if (drawn.length === 0) return `None of these points could be run`;
@@ -750,7 +754,7 @@ function addEffects(parent, sweep, state, id) {
     heading.textContent = effects.length === 1 ? `What ${names(effects[0])} does to ${metric.name}`
       : metric.isNothing(effects[0].span, effects[0].means[effects[0].high]) ? `No setting does much to ${metric.name}` : `${names(effects[0])} does the most to ${metric.name}: ${metric.difference(effects[0].span)}`;
     sub.textContent = sweep.latin ? "means of the points that ran: in quarters by each setting's value, or at its values where they are few"
-      : `means at each value of ${effects.length === 1 ? "it" : "a setting, over the combinations of the others"}${leftOut > 0 ? " of which all points ran" : ""}`;
+      : `means at each value of ${effects.length === 1 ? "it" : "a setting, over the combinations of the others"}${leftOut > 0 ? " of which all points ran" : ""}${effects.some((e) => e.unlike) ? "; where there is no such combination, over the points that ran, which are not alike" : ""}`;
     place.replaceChildren();
     addTable(place, {
       id, caption: `What every setting does to ${metric.name}`, rows: effects, sort: null,

@@ -133,7 +133,7 @@ TEST_CASE("Sweeps are the same bytes on any number of threads and ranks", "[gold
   }
   // One of them writes the page.
   if (CallIn(desk, "report first").code == 0) {
-    CHECK(Shell(desk, mpirun + "2 \"$P\" " + kSweep + "--threads 1 --out paged --report") == 3);
+    CHECK(Shell(desk, Mpirun(2) + "\"$P\" " + kSweep + "--threads 1 --out paged --report") == 3);
     CHECK(Get(desk / "stderr").find("poolsim:") == std::string::npos);
     CHECK(Get(desk / "paged" / "sweep.csv") == expected);
     CHECK(Get(desk / "paged" / "report.html").rfind("<!doctype html>", 0) == 0);

@@ -3,8 +3,7 @@
 //
 //   - Every decode step is an event. At its end each request of the batch gets a token, at that time, into a list.
 //   - After the step plain conditions say whether the grant is over: its quota is used up, somebody has finished, the next step's
-//   KV blocks do
-//     not fit, somebody asked for the step boundary, the chunks are done.
+//     KV blocks do not fit, somebody asked for the step boundary, the chunks are done.
 //   - KV books are sums over requests and transfers, computed anew whenever they are needed.
 //   - Deadlines, gaps and service attainment are found by walking the lists of tokens when the run is over.
 //
