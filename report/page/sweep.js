@@ -61,7 +61,7 @@ function metricOf(key) {
   const unit = share || seconds || !kind || words.includes(kind) ? "" : kind === "bytes" ? "B" : `\u00a0${kind}`;
   const is = (v) => v !== null && Number.isFinite(v);
   return {
-    key, group, share, seconds, verb: (verb) => plural ? verb : `${verb}s`, is: plural ? "are" : "is", name: rest ? `${words}, ${rest}` : words, unit: share || seconds ? "" : kind,
+    key, group, place: known ? kMetricNames.indexOf(known) : kMetricNames.length, share, seconds, verb: (verb) => plural ? verb : `${verb}s`, is: plural ? "are" : "is", name: rest ? `${words}, ${rest}` : words, unit: share || seconds ? "" : kind,
     show: (v) => !is(v) ? "–" : share ? `${format.percent(v)}\u00a0%` : seconds ? format.seconds(v) : `${plain(v)}${unit}`,
     // Where the unit is named beside it.
     plain: (v) => !is(v) ? "–" : share ? format.percent(v) : seconds ? format.seconds(v) : plain(v),
@@ -398,7 +398,7 @@ function addSweep(sweep, of) {
     function fillControls() {
       const choice = (label, name, options, chosen, change) => el("label", {}, `${label} `, el("select", { id: name, onchange: (event) => { change(event.target.value); } },
         options.map(([value, text]) => el("option", { value, selected: value === chosen }, text))));
-      const metrics = sweep.keys.map(metricOf), groups = groupsBy(metrics.sort((a, b) => placeOfMetric(a) - placeOfMetric(b)), (m) => m.group);
+      const metrics = sweep.keys.map(metricOf), groups = groupsBy(metrics.sort((a, b) => a.place - b.place), (m) => m.group);
       const metric = el("label", {}, "Metric ", el("select", { id: id("sweep-metric"), onchange: (event) => { state.metric = metricOf(event.target.value); show(); } },
         groups.map((group) => el("optgroup", { label: group[0].group }, group.map((m) => el("option", { value: m.key, selected: m.key === state.metric.key }, m.name))))));
       const again = () => { fillControls(); show(); };
@@ -441,11 +441,6 @@ function addSweep(sweep, of) {
     return [step.length > 0 ? `${format.list(step)} ${step.length === 1 ? "goes" : "go"} along` : null, over.length > 0 ? `mean over ${format.list(over)}` : null, held.length > 0 ? `only ${format.list(held)}` : null, some].filter(Boolean).join("; ");
   }
 }
-const placeOfMetric = (metric) => {
-  const place = kMetricNames.findIndex(([, , , group]) => group === metric.group);
-  const own = kMetricNames.filter(([start]) => metric.key === start || metric.key.startsWith(`${start}.`)).sort((a, b) => b[0].length - a[0].length)[0];
-  return own ? 1000 * place + kMetricNames.indexOf(own) : 1e6;
-};
 
 function failureRemark(sweep) {
   const failed = sweep.ran.map((_, p) => p).filter((p) => !sweep.ran[p]);
@@ -510,7 +505,7 @@ function addResponse(parent, sweep, state, id, filterWords) {
     const { metric, x, lines } = state;
     if (sweep.latin) return filterWords([x], [`a dot per point${lines !== null ? `, coloured by ${lines.name}` : ""}`, x.numeric ? "line: the mean of neighbours" : null, sweep.failed > 0 ? "crosses: points that failed" : null].filter(Boolean).join("; "));
     const cells = now.rows.flatMap((row) => row.cells);
-    const averaged = cells.some((c) => c.ran.length > 1), spread = cells.some((c) => c.low !== null);
+    const averaged = cells.some((c) => c.points.length > 1), spread = cells.some((c) => c.low !== null);
     const mark = isBand() ? "bands" : "whiskers";
     const words = [
       spread ? averaged ? `${mark}: the lowest and the highest of the points averaged` : `${mark}: 95 % interval over ${format.number(sweep.replications)} replications` : null,
